@@ -1,0 +1,13 @@
+#pragma once
+
+/// \file
+/// Everything, for those who do not mind.
+
+#include <pmr_debug/collecting_handler.hpp>
+#include <pmr_debug/general_purpose_resource.hpp>
+#include <pmr_debug/page_resource.hpp>
+#include <pmr_debug/policy.hpp>
+#include <pmr_debug/report.hpp>
+#include <pmr_debug/stack_trace.hpp>
+#include <pmr_debug/statistics.hpp>
+#include <pmr_debug/tracking_resource.hpp>

@@ -1,0 +1,102 @@
+#pragma once
+
+/// \file
+/// What a debug resource checks, decided at compile time.
+///
+/// A `policy` is a structural type, used as a non-type template parameter, so a check that a policy turns off is not
+/// compiled into the fast path: no branch, no byte.
+///
+/// \code
+///   constexpr pmr_debug::policy my_policy{.alloc_frames = 16, .free_frames = 4};
+///   pmr_debug::basic_general_purpose_resource<my_policy> resource;
+/// \endcode
+
+#include <cstdint>
+
+namespace pmr_debug {
+
+/// Who may use a resource.
+enum class threading : std::uint8_t {
+    /// One thread at a time, on the caller's word. Nothing is checked and nothing is atomic.
+    unchecked,
+    /// One thread only. The first use binds the resource to its thread; a use from another one is reported as
+    /// `error_kind::foreign_thread`, with a trace of each thread's use.
+    single_checked,
+    /// Any number of threads. No lock on the fast path.
+    synchronized,
+};
+
+/// What becomes of the memory of a freed block.
+enum class reuse : std::uint8_t {
+    /// The next request may get it. Best locality; a use after free goes unnoticed.
+    immediate,
+    /// Units wait in a first-in first-out quarantine, bounded in bytes by the resource's options, before they are used
+    /// again.
+    quarantined,
+    /// No address is handed out twice until address space or the upstream runs out.
+    never,
+};
+
+/// What becomes of a unit (a span of slots, or one large block) when its last block is freed, before it is used again.
+enum class dead_unit : std::uint8_t {
+    /// Contents are kept and stay readable.
+    keep,
+    /// Its memory goes back to the operating system, its addresses stay reserved without permissions, so a late access
+    /// faults. Needs an upstream that can do so (`page_resource`); others keep it, and it counts as untrapped.
+    trap,
+};
+
+/// Compile-time configuration of a debug resource. Aggregate and structural.
+struct policy {
+    /// Who may use the resource.
+    threading threads = threading::synchronized;
+    /// Frames kept of the allocating call path, 0 (none) to 64.
+    std::uint8_t alloc_frames = 8;
+    /// Frames kept of the freeing call path, 0 (none) to 64.
+    std::uint8_t free_frames = 8;
+    /// Verify what the caller hands back. Off: no report is ever made, no record is kept for a block.
+    bool checks = true;
+    /// Least number of canary bytes behind each block; the canary covers the whole slack of its slot. 0: no canary.
+    std::uint16_t guard_bytes = 16;
+    /// Fill fresh blocks with 0xAA and freed ones with 0xDD, and verify the latter before the memory is used again.
+    bool fill = true;
+    /// What becomes of freed memory.
+    reuse freed = reuse::never;
+    /// What becomes of a unit whose blocks are all freed.
+    dead_unit dead = dead_unit::trap;
+    /// Write-protect the resource's own records between calls. Costs two system calls an operation.
+    bool protect_metadata = false;
+
+    friend constexpr bool operator==(const policy&, const policy&) = default;
+};
+
+/// Most frames a trace may keep.
+inline constexpr unsigned max_frames = 64;
+
+/// Everything on, at a cost that a test run does not notice.
+inline constexpr policy default_policy{};
+
+/// Everything on, deeper traces, write-protected records.
+inline constexpr policy thorough_policy{.alloc_frames = 24, .free_frames = 24, .protect_metadata = true};
+
+/// Checks without traces, canaries or fills.
+inline constexpr policy fast_policy{.alloc_frames = 0, .free_frames = 0, .guard_bytes = 0, .fill = false};
+
+/// No checks: an allocator for release builds behind the same interface.
+inline constexpr policy release_policy{.alloc_frames = 0,
+                                       .free_frames = 0,
+                                       .checks = false,
+                                       .guard_bytes = 0,
+                                       .fill = false,
+                                       .freed = reuse::immediate,
+                                       .dead = dead_unit::keep};
+
+/// True if \p p can be used: frame counts within `max_frames`, and nothing that needs checks asked for without them.
+[[nodiscard]] constexpr bool is_valid(const policy& p) noexcept {
+    const bool within = p.alloc_frames <= max_frames && p.free_frames <= max_frames && p.guard_bytes <= 4096;
+    const bool plain =
+        p.alloc_frames == 0 && p.free_frames == 0 && p.guard_bytes == 0 && !p.fill && !p.protect_metadata;
+    return within && (p.checks || plain);
+}
+
+}  // namespace pmr_debug

@@ -1,0 +1,201 @@
+#pragma once
+
+/// \file
+/// What a debug resource says when it finds an error, and who listens.
+///
+/// `do_deallocate` must not throw, so an error goes to a `report_handler`, which answers with an `action`. A `report`
+/// is a view: making one allocates nothing, and it is valid only during the call.
+///
+/// \code
+///   pmr_debug::collecting_handler errors;
+///   pmr_debug::general_purpose_resource resource({.name = "mine", .handler = &errors});
+///   …
+///   assert(errors.count(pmr_debug::error_kind::double_free) == 0);
+/// \endcode
+
+#include <pmr_debug/stack_trace.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace pmr_debug {
+
+/// Every kind of error. The comment says what `action::carry_on` does afterwards.
+enum class error_kind : std::uint8_t {
+    leak,                   ///< blocks never freed. Their memory goes back to the upstream
+    double_free,            ///< freed before. The call is ignored
+    invalid_free,           ///< never allocated by any resource of this library. The call is ignored
+    interior_free,          ///< points into a block, not at its start. The call is ignored
+    null_free,              ///< a null pointer. The call is ignored
+    wrong_resource,         ///< belongs to another resource. The call is ignored
+    size_mismatch,          ///< size differs from the one allocated. Freed with the recorded size
+    alignment_mismatch,     ///< alignment differs from the one allocated. Freed with the recorded alignment
+    overrun,                ///< bytes behind the block were written. The block is quarantined, not used again
+    underrun,               ///< bytes before the block were written. The block is quarantined, not used again
+    use_after_free,         ///< a freed block was accessed
+    write_after_free,       ///< bytes of a freed block were written. The memory is quarantined, not used again
+    foreign_thread,         ///< used by a second thread. The call is carried out
+    destroyed_resource,     ///< the resource is dead. The call is ignored; an allocation throws bad_alloc
+    live_at_destruction,    ///< blocks were in use when their resource's memory went away
+    bad_alignment,          ///< alignment that is no power of two. bad_alloc
+    upstream_null,          ///< upstream returned null. bad_alloc
+    upstream_misaligned,    ///< upstream returned under-aligned memory. It is given back, bad_alloc
+    upstream_overlap,       ///< upstream returned memory that is in use. bad_alloc
+    limit_exceeded,         ///< a limit of the options was reached. bad_alloc
+    arena_overflow,         ///< a fixed buffer was too small
+    out_of_order_rewind,    ///< a mark was rewound out of order
+    default_resource_used,  ///< the default resource was used where it is forbidden
+    null_upstream,          ///< a null upstream at construction. Printed, then the process ends
+    cycle,                  ///< the upstream chain leads back to itself
+};
+
+/// How many kinds there are.
+inline constexpr std::size_t error_kind_count = static_cast<std::size_t>(error_kind::cycle) + 1;
+
+/// Returns: the enumerator's name, as in `double_free`.
+[[nodiscard]] std::string_view to_string(error_kind kind) noexcept;
+
+/// True for the kinds that speak of blocks never freed: printed, but not a reason to abort by default.
+[[nodiscard]] constexpr bool is_leak(error_kind kind) noexcept {
+    return kind == error_kind::leak || kind == error_kind::live_at_destruction;
+}
+
+/// What to do after a report.
+enum class action : std::uint8_t {
+    abort,     ///< end the process with std::abort
+    carry_on,  ///< go on by the rule of the kind
+};
+
+/// Who a resource is. `name` and `type` are valid for the life of the process.
+struct resource_ref {
+    std::uint64_t id = 0;   ///< 1-based, never reused; 0: none
+    std::string_view name;  ///< as given in the options; empty if none
+    std::string_view type;  ///< as in `general_purpose_resource`
+    const void* address = nullptr;
+    bool alive = false;
+    trace_id born = trace_id::none;  ///< where it was constructed
+    trace_id died = trace_id::none;  ///< where it was destroyed
+};
+
+/// State of the block a report speaks of.
+enum class block_state : std::uint8_t { unknown, live, freed };
+
+/// What is recorded of a block.
+struct block_info {
+    const void* address = nullptr;  ///< null: no block is known
+    std::size_t size = 0;           ///< as requested, bytes
+    std::size_t alignment = 0;      ///< as requested, bytes
+    std::uint64_t serial = 0;       ///< number of the block in its resource, 1-based; 0 if not kept
+    block_state state = block_state::unknown;
+    std::uint32_t alloc_thread = 0;  ///< this library's thread number, 1-based; 0 if not kept
+    std::uint32_t free_thread = 0;   ///< as above
+};
+
+/// Leaked blocks of one call path.
+struct leak_group {
+    trace_id allocated = trace_id::none;
+    std::size_t blocks = 0;
+    std::size_t bytes = 0;          ///< requested bytes
+    const void* example = nullptr;  ///< one of the blocks: the one with the lowest serial number
+    std::size_t example_size = 0;   ///< its size
+};
+
+/// One finding. A view: valid only while the handler runs. Members that do not apply keep their defaults.
+struct report {
+    error_kind kind = error_kind::leak;
+    resource_ref resource;          ///< whose member was called
+    resource_ref owner;             ///< whose block it is, where that is another resource
+    const void* pointer = nullptr;  ///< the address handed in
+    block_info block;               ///< the block concerned, or the nearest one
+    bool nearest_only = false;      ///< `block` does not hold `pointer`, it is only the nearest one
+    bool has_given = false;         ///< given_size and given_alignment apply
+    std::size_t given_size = 0;
+    std::size_t given_alignment = 0;
+    const void* first_bad = nullptr;      ///< first damaged byte; null if none
+    std::size_t bad_bytes = 0;            ///< damaged bytes found in the guard or the fill
+    std::uint8_t bad_value = 0;           ///< what stands at `first_bad`
+    std::uint8_t expected_value = 0;      ///< what should
+    std::uint32_t thread = 0;             ///< number of the reporting thread
+    std::uint32_t other_thread = 0;       ///< foreign_thread: the thread the resource is bound to
+    std::size_t limit = 0;                ///< limit_exceeded: the limit, bytes or blocks
+    std::size_t in_use = 0;               ///< limit_exceeded: what was in use
+    trace_id here = trace_id::none;       ///< where the error was noticed
+    trace_id allocated = trace_id::none;  ///< where `block` was allocated
+    trace_id freed = trace_id::none;      ///< where `block` was (first) freed
+    trace_id other = trace_id::none;      ///< foreign_thread: a use by the bound thread
+    std::span<const leak_group> leaks;    ///< leaks by call path, most bytes first
+    std::size_t leaked_blocks = 0;
+    std::size_t leaked_bytes = 0;
+    std::string_view hint;  ///< what to look for, one sentence; empty: the kind's own hint is printed
+};
+
+/// Receives reports. Implementations must be safe to call from any thread.
+class report_handler {
+public:
+    report_handler() = default;
+    report_handler(const report_handler&) = delete;
+    report_handler& operator=(const report_handler&) = delete;
+    virtual ~report_handler();
+
+    /// Effects: takes note of \p r. Returns: what to do next.
+    /// Called without any lock of the resource held; must not throw; should not allocate from the reporting resource.
+    virtual action handle(const report& r) noexcept = 0;
+};
+
+/// How much a text report shows.
+struct text_options {
+    bool colour = false;               ///< ANSI colours
+    std::size_t max_leak_groups = 10;  ///< then "… and N more"
+    std::size_t max_frames = 32;       ///< frames printed per trace
+};
+
+/// Receives finished text in pieces. \p text is not NUL-terminated.
+using text_sink = void (*)(std::string_view text, void* context) noexcept;
+
+/// Effects: writes \p r as text for people: headline, facts, traces, hint. Thread safety: any thread.
+void write_text(const report& r, const text_options& options, text_sink sink, void* context) noexcept;
+
+/// Effects: writes \p r as one line of JSON, ended by a newline. Thread safety: any thread.
+void write_json(const report& r, text_sink sink, void* context) noexcept;
+
+/// Prints text to a file descriptor; aborts on errors, carries on after leaks (see the options).
+class text_handler final : public report_handler {
+public:
+    struct options {
+        int descriptor = 2;          ///< where to write; standard error
+        bool abort_on_error = true;  ///< abort after any kind that is not a leak
+        bool abort_on_leak = false;  ///< abort after leaks too
+        enum class colour_mode : std::uint8_t { automatic, always, never } colour = colour_mode::automatic;
+        std::size_t max_leak_groups = 10;
+        std::size_t max_frames = 32;
+    };
+    text_handler() noexcept;
+    explicit text_handler(const options& o) noexcept;
+    action handle(const report& r) noexcept override;
+
+private:
+    options options_;
+};
+
+/// Writes each report as one line of JSON to a file descriptor, with one `write` a report. By default carries on.
+class json_handler final : public report_handler {
+public:
+    explicit json_handler(int descriptor, action after_error = action::carry_on) noexcept;
+    action handle(const report& r) noexcept override;
+
+private:
+    int descriptor_;
+    action after_error_;
+};
+
+/// The handler used where the options name none: `text_handler{}` unless replaced.
+/// Thread safety: any thread.
+[[nodiscard]] report_handler& default_report_handler() noexcept;
+
+/// Effects: makes \p handler the default one; null restores the shipped one. Returns: the previous one.
+/// Preconditions: \p handler outlives every resource that uses it.
+report_handler& set_default_report_handler(report_handler* handler) noexcept;
+
+}  // namespace pmr_debug

@@ -1,0 +1,108 @@
+#include "metadata/arena.hpp"
+
+#include "os/virtual_memory.hpp"
+
+#include <bit>
+#include <cstring>
+#include <mutex>
+#include <new>
+
+namespace pmr_debug::metadata {
+
+namespace {
+
+constexpr std::size_t smallest = 64;
+constexpr std::size_t commit_step = std::size_t{1} << 18;
+constexpr std::size_t least_reserve = std::size_t{1} << 20;
+
+}  // namespace
+
+bool arena::open(std::size_t bytes) noexcept {
+    const std::size_t page = os::page_size();
+    for (bytes = os::round_up(bytes, page); bytes >= least_reserve; bytes = os::round_up(bytes / 4, page)) {
+        if (void* p = os::reserve(bytes + 2 * page, page); p != nullptr) {
+            base_ = static_cast<unsigned char*>(p) + page;
+            reserved_ = bytes;
+            return true;
+        }
+    }
+    return false;
+}
+
+void arena::close() noexcept {
+    if (base_ != nullptr) {
+        const std::size_t page = os::page_size();
+        os::unmap(base_ - page, reserved_ + 2 * page);
+    }
+    base_ = nullptr;
+    reserved_ = committed_ = next_ = used_ = 0;
+    for (piece*& head : free_) {
+        head = nullptr;
+    }
+}
+
+void* arena::allocate(std::size_t bytes) noexcept {
+    if (bytes > reserved_) {
+        return nullptr;
+    }
+    const std::size_t size = std::bit_ceil(bytes < smallest ? smallest : bytes);
+    const auto bucket = static_cast<std::size_t>(std::countr_zero(size));
+    const std::scoped_lock hold(lock_);
+    if (piece* const p = free_[bucket]; p != nullptr) {
+        free_[bucket] = p->next;
+        used_ += size;
+        return p;
+    }
+    const std::size_t page = os::page_size();
+    const std::size_t start = os::round_up(next_, size < page ? smallest : page);
+    if (start > reserved_ || size > reserved_ - start) {
+        return nullptr;
+    }
+    if (start + size > committed_) {
+        std::size_t want = os::round_up(start + size - committed_, commit_step);
+        want = want < reserved_ - committed_ ? want : reserved_ - committed_;
+        if (!os::commit(base_ + committed_, want)) {
+            return nullptr;
+        }
+        committed_ += want;
+    }
+    next_ = start + size;
+    used_ += size;
+    return base_ + start;
+}
+
+void* arena::allocate_zeroed(std::size_t bytes) noexcept {
+    void* const p = allocate(bytes);
+    if (p != nullptr) {
+        std::memset(p, 0, bytes);
+    }
+    return p;
+}
+
+void arena::free(void* p, std::size_t bytes) noexcept {
+    const std::size_t size = std::bit_ceil(bytes < smallest ? smallest : bytes);
+    const auto bucket = static_cast<std::size_t>(std::countr_zero(size));
+    const std::scoped_lock hold(lock_);
+    auto* const freed = ::new (p) piece{free_[bucket]};
+    free_[bucket] = freed;
+    used_ -= size;
+}
+
+bool arena::protect() noexcept {
+    return committed_ == 0 || os::protect_read(base_, committed_);
+}
+bool arena::unprotect() noexcept {
+    return committed_ == 0 || os::protect_read_write(base_, committed_);
+}
+
+arena* process_arena() noexcept {
+    alignas(arena) static unsigned char storage[sizeof(arena)];
+    // Never destroyed: reports may be written by static destructors that run late.
+    static arena* const shared = [] {
+        auto* const a = ::new (storage) arena;
+        return a->open(std::size_t{1} << 34) ? a : nullptr;
+    }();
+    return shared;
+}
+
+}  // namespace pmr_debug::metadata

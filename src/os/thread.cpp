@@ -1,0 +1,115 @@
+#include "os/thread.hpp"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <mutex>
+
+namespace pmr_debug::os {
+
+namespace {
+
+// Indices in use, a bit each. Constant-initialised, so usable before any constructor ran.
+constinit std::atomic<std::uint64_t> index_bits[max_thread_index / 64]{};
+constinit std::atomic<std::uint32_t> last_number{0};
+
+// A pthread key instead of a thread_local with a destructor: registering the latter allocates from the heap.
+pthread_key_t exit_key{};
+pthread_once_t exit_key_once = PTHREAD_ONCE_INIT;
+bool exit_key_valid = false;
+
+void release_index(void* value) noexcept {
+    const auto index = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(value));
+    detail::current_thread = {};
+    if (!is_shared_index(index)) {
+        index_bits[index / 64].fetch_and(~(std::uint64_t{1} << (index % 64)), std::memory_order_release);
+    }
+}
+
+std::uint32_t take_index() noexcept {
+    for (std::uint32_t word = 0; word < max_thread_index / 64; ++word) {
+        std::uint64_t bits = index_bits[word].load(std::memory_order_relaxed);
+        for (;;) {
+            const std::uint64_t free = ~bits & (word == 0 ? ~std::uint64_t{1} : ~std::uint64_t{0});  // 0 means none
+            if (free == 0) {
+                break;
+            }
+            const std::uint64_t bit = free & (~free + 1);
+            // acquire pairs with the release in release_index: the new owner sees the old one's last writes.
+            if (index_bits[word].compare_exchange_weak(bits, bits | bit, std::memory_order_acq_rel)) {
+                return word * 64 + static_cast<std::uint32_t>(__builtin_ctzll(bit));
+            }
+        }
+    }
+    return max_thread_index;
+}
+
+}  // namespace
+
+namespace detail {
+
+thread_local thread_numbers current_thread{};
+
+thread_numbers assign_thread() noexcept {
+    pthread_once(&exit_key_once, [] { exit_key_valid = pthread_key_create(&exit_key, release_index) == 0; });
+    thread_numbers t;
+    t.index = take_index();
+    t.number = last_number.fetch_add(1, std::memory_order_relaxed) + 1;
+    current_thread = t;
+    if (exit_key_valid) {
+        // Without the key, or if this fails, the index is merely not used again.
+        pthread_setspecific(exit_key, reinterpret_cast<void*>(static_cast<std::uintptr_t>(t.index)));
+    }
+    return t;
+}
+
+}  // namespace detail
+
+bool spin_lock::try_lock() noexcept {
+    std::uint32_t expected = 0;
+    return state_.compare_exchange_strong(expected, 1, std::memory_order_acquire, std::memory_order_relaxed);
+}
+
+// A futex lock of three states, after U. Drepper, "Futexes Are Tricky" (2011), with a short spin first.
+void spin_lock::lock() noexcept {
+    for (int i = 0; i < 100; ++i) {
+        if (try_lock()) {
+            return;
+        }
+        __builtin_ia32_pause();
+    }
+    while (state_.exchange(2, std::memory_order_acquire) != 0) {
+        ::syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&state_), FUTEX_WAIT_PRIVATE, 2, nullptr, nullptr, 0);
+    }
+}
+
+void spin_lock::unlock() noexcept {
+    if (state_.exchange(0, std::memory_order_release) == 2) {
+        ::syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&state_), FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+    }
+}
+
+void abort_process() noexcept {
+    std::abort();
+}
+
+bool write_all(int descriptor, const char* text, std::uint64_t bytes) noexcept {
+    while (bytes != 0) {
+        const ssize_t n = ::write(descriptor, text, bytes);
+        if (n < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            return false;
+        }
+        text += n;
+        bytes -= static_cast<std::uint64_t>(n);
+    }
+    return true;
+}
+
+}  // namespace pmr_debug::os

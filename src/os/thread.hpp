@@ -1,0 +1,53 @@
+#pragma once
+
+// Who is running, floor 0. A thread has two numbers: an index, small and used again after the thread's end, to find
+// per-thread state in an array; and a number, given out in order and never again, to name the thread in reports.
+
+#include <atomic>
+#include <cstdint>
+
+namespace pmr_debug::os {
+
+/// Threads beyond this many at once share the last index, see is_shared_index.
+inline constexpr std::uint32_t max_thread_index = 16'384;
+
+struct thread_numbers {
+    std::uint32_t index = 0;   ///< 1-based; 0: not yet assigned
+    std::uint32_t number = 0;  ///< 1-based, never reused
+};
+
+namespace detail {
+// initial-exec: one load off the thread register, in shared libraries too, and no allocation at first use.
+extern thread_local thread_numbers current_thread __attribute__((tls_model("initial-exec")));
+thread_numbers assign_thread() noexcept;
+}  // namespace detail
+
+/// The calling thread's numbers. Allocates nothing; safe in static constructors and late thread-exit code.
+[[nodiscard]] inline thread_numbers this_thread() noexcept {
+    const thread_numbers t = detail::current_thread;
+    return t.index != 0 ? t : detail::assign_thread();
+}
+
+/// True if \p index may be held by several threads at once, because more than max_thread_index are running.
+[[nodiscard]] constexpr bool is_shared_index(std::uint32_t index) noexcept {
+    return index >= max_thread_index;
+}
+
+/// A small lock that allocates nothing, may live in zeroed memory, and may be held across system calls.
+class spin_lock {
+public:
+    void lock() noexcept;
+    [[nodiscard]] bool try_lock() noexcept;
+    void unlock() noexcept;
+
+private:
+    std::atomic<std::uint32_t> state_{0};  // 0 free, 1 held, 2 held and waited for
+};
+
+/// Ends the process the way std::abort does.
+[[noreturn]] void abort_process() noexcept;
+
+/// Writes all of it, going on after interruptions. Returns: false if the system refuses.
+bool write_all(int descriptor, const char* text, std::uint64_t bytes) noexcept;
+
+}  // namespace pmr_debug::os

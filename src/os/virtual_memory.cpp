@@ -1,0 +1,187 @@
+#include "os/virtual_memory.hpp"
+
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+
+// Values of newer kernels that the C library's header may not know yet.
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+#ifndef MADV_GUARD_REMOVE
+#define MADV_GUARD_REMOVE 103
+#endif
+
+namespace pmr_debug::os {
+
+namespace {
+
+// mprotect guards cost up to two mappings each. The kernel allows 65 530 by default, and a process at the limit cannot
+// even unmap, so guards stop at a quarter of it.
+constexpr int protect_budget = 16'000;
+
+std::atomic<int> protect_guards{0};
+std::atomic<guard_tier> best_tier{guard_tier::marker};
+
+void* map_with(std::size_t bytes, std::size_t alignment, int protection) noexcept {
+    constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    const std::size_t page = page_size();
+    if (bytes > SIZE_MAX - page) {
+        return nullptr;
+    }
+    bytes = round_up(bytes, page);
+    if (alignment <= page) {
+        void* p = ::mmap(nullptr, bytes, protection, flags, -1, 0);
+        return p == MAP_FAILED ? nullptr : p;
+    }
+    if (bytes > SIZE_MAX - alignment) {
+        return nullptr;
+    }
+    // Map enough to hold an aligned block, then give the ends back.
+    const std::size_t span = bytes + alignment - page;
+    void* p = ::mmap(nullptr, span, protection, flags, -1, 0);
+    if (p == MAP_FAILED) {
+        return nullptr;
+    }
+    auto* const raw = static_cast<unsigned char*>(p);
+    const auto address = reinterpret_cast<std::uintptr_t>(raw);
+    const std::size_t head = round_up(address, alignment) - address;
+    const std::size_t tail = span - head - bytes;
+    // A refused trim wastes address space and nothing else.
+    if (head != 0) {
+        ::munmap(raw, head);
+    }
+    if (tail != 0) {
+        ::munmap(raw + head + bytes, tail);
+    }
+    return raw + head;
+}
+
+}  // namespace
+
+std::size_t page_size() noexcept {
+    static const auto size = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    return size;
+}
+
+void* map(std::size_t bytes, std::size_t alignment) noexcept {
+    return map_with(bytes, alignment, PROT_READ | PROT_WRITE);
+}
+
+void* reserve(std::size_t bytes, std::size_t alignment) noexcept {
+    return map_with(bytes, alignment, PROT_NONE);
+}
+
+bool commit(void* p, std::size_t bytes) noexcept {
+    return protect_read_write(p, bytes);
+}
+
+bool protect_read(void* p, std::size_t bytes) noexcept {
+    return ::mprotect(p, bytes, PROT_READ) == 0;
+}
+
+bool protect_read_write(void* p, std::size_t bytes) noexcept {
+    return ::mprotect(p, bytes, PROT_READ | PROT_WRITE) == 0;
+}
+
+bool unmap(void* p, std::size_t bytes) noexcept {
+    return ::munmap(p, round_up(bytes, page_size())) == 0;
+}
+
+bool map_at(void* p, std::size_t bytes) noexcept {
+#ifdef MAP_FIXED_NOREPLACE
+    constexpr int fixed = MAP_FIXED_NOREPLACE;
+#else
+    constexpr int fixed = 0;  // a hint only; checked below
+#endif
+    void* const got =
+        ::mmap(p, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
+    if (got == MAP_FAILED) {
+        return false;
+    }
+    if (got != p) {  // a kernel before 4.17 takes the address as a hint
+        ::munmap(got, bytes);
+        return false;
+    }
+    return true;
+}
+
+bool discard(void* p, std::size_t bytes) noexcept {
+    return ::madvise(p, bytes, MADV_DONTNEED) == 0;
+}
+
+bool populate(void* p, std::size_t bytes) noexcept {
+    return ::madvise(p, bytes, MADV_POPULATE_WRITE) == 0;
+}
+
+guard_tier install_guard(void* p, std::size_t bytes) noexcept {
+    const guard_tier best = best_tier.load(std::memory_order_relaxed);
+    if (best == guard_tier::marker) {
+        if (::madvise(p, bytes, MADV_GUARD_INSTALL) == 0) {
+            return guard_tier::marker;
+        }
+        if (errno == EINVAL) {  // a kernel without markers, or a locked mapping: do not ask again
+            best_tier.store(guard_tier::protect, std::memory_order_relaxed);
+        }
+    }
+    if (best != guard_tier::none) {
+        if (protect_guards.fetch_add(1, std::memory_order_relaxed) < protect_budget &&
+            ::mprotect(p, bytes, PROT_NONE) == 0) {
+            ::madvise(p, bytes, MADV_DONTNEED);  // a refusal keeps the memory, the guard holds all the same
+            return guard_tier::protect;
+        }
+        protect_guards.fetch_sub(1, std::memory_order_relaxed);
+    }
+    return guard_tier::none;
+}
+
+bool remove_guard(void* p, std::size_t bytes, guard_tier tier) noexcept {
+    switch (tier) {
+        case guard_tier::marker: return ::madvise(p, bytes, MADV_GUARD_REMOVE) == 0;
+        case guard_tier::protect:
+            if (::mprotect(p, bytes, PROT_READ | PROT_WRITE) != 0) {
+                return false;
+            }
+            protect_guards.fetch_sub(1, std::memory_order_relaxed);
+            return true;
+        case guard_tier::none: break;
+    }
+    return true;
+}
+
+void force_guard_tier(guard_tier best) noexcept {
+    best_tier.store(best, std::memory_order_relaxed);
+}
+
+std::size_t resident(const void* p, std::size_t bytes) noexcept {
+    const std::size_t page = page_size();
+    const auto* at = static_cast<const unsigned char*>(p);
+    unsigned char in_memory[1024];
+    std::size_t sum = 0;
+    while (bytes != 0) {
+        const std::size_t part = bytes < sizeof in_memory * page ? bytes : sizeof in_memory * page;
+        // mincore takes a non-const pointer but only looks.
+        if (::mincore(const_cast<unsigned char*>(at), part, in_memory) != 0) {
+            return sum;
+        }
+        for (std::size_t i = 0; i < part / page; ++i) {
+            sum += (in_memory[i] & 1U) != 0 ? page : 0;
+        }
+        at += part;
+        bytes -= part;
+    }
+    return sum;
+}
+
+std::size_t peak_resident() noexcept {
+    rusage usage{};
+    return ::getrusage(RUSAGE_SELF, &usage) == 0 ? static_cast<std::size_t>(usage.ru_maxrss) * 1024 : 0;
+}
+
+}  // namespace pmr_debug::os

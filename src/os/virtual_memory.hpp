@@ -1,0 +1,67 @@
+#pragma once
+
+// Virtual memory, floor 0. Every call reports failure to its caller and none throws; sizes are bytes, and pointers and
+// sizes given to page calls must be multiples of page_size().
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pmr_debug::os {
+
+/// Bytes of a page on this system; a power of two.
+[[nodiscard]] std::size_t page_size() noexcept;
+
+[[nodiscard]] constexpr std::size_t round_up(std::size_t n, std::size_t unit) noexcept {
+    return (n + unit - 1) & ~(unit - 1);
+}
+
+/// Effects: maps \p bytes of zeroed, readable and writable pages at an address that is a multiple of \p alignment.
+/// Physical memory is taken at first touch only. Returns: null if the system refuses.
+[[nodiscard]] void* map(std::size_t bytes, std::size_t alignment) noexcept;
+
+/// Effects: reserves address space without permissions and without memory. Returns: null if the system refuses.
+[[nodiscard]] void* reserve(std::size_t bytes, std::size_t alignment) noexcept;
+
+/// Effects: makes reserved pages readable and writable. Returns: false if the system refuses.
+bool commit(void* p, std::size_t bytes) noexcept;
+
+/// Effects: makes pages read-only / readable and writable. Returns: false if the system refuses.
+bool protect_read(void* p, std::size_t bytes) noexcept;
+bool protect_read_write(void* p, std::size_t bytes) noexcept;
+
+/// Effects: unmaps. Returns: false if the system refuses (it may, at the mapping limit).
+bool unmap(void* p, std::size_t bytes) noexcept;
+
+/// Effects: tries to map zeroed pages at exactly \p p. Returns: false, nothing changed, if the range is taken.
+bool map_at(void* p, std::size_t bytes) noexcept;
+
+/// Effects: gives the contents back; the pages read as zero afterwards. Returns: false if the system refuses.
+bool discard(void* p, std::size_t bytes) noexcept;
+
+/// Effects: takes memory for the pages now, which is cheaper than one fault a page. A refusal is harmless.
+bool populate(void* p, std::size_t bytes) noexcept;
+
+/// How a range was made inaccessible.
+enum class guard_tier : std::uint8_t {
+    marker,   ///< MADV_GUARD_INSTALL: splits no mapping (Linux 6.13 and later)
+    protect,  ///< mprotect and MADV_DONTNEED: takes up to two mappings, so there is a budget
+    none,     ///< not at all
+};
+
+/// Effects: makes the pages fault on any access and gives their contents back. Tries the tiers in order, from the
+/// first one allowed by force_guard_tier. Returns: the tier used; guard_tier::none if every one refused.
+[[nodiscard]] guard_tier install_guard(void* p, std::size_t bytes) noexcept;
+
+/// Effects: undoes install_guard with the same \p tier; the pages read as zero. Returns: false if the system refuses.
+bool remove_guard(void* p, std::size_t bytes, guard_tier tier) noexcept;
+
+/// For tests: no tier before \p best is tried from now on.
+void force_guard_tier(guard_tier best) noexcept;
+
+/// Bytes of [p, p + bytes) that are in memory now.
+[[nodiscard]] std::size_t resident(const void* p, std::size_t bytes) noexcept;
+
+/// Peak resident bytes of this process so far.
+[[nodiscard]] std::size_t peak_resident() noexcept;
+
+}  // namespace pmr_debug::os
