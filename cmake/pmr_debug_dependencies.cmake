@@ -1,0 +1,98 @@
+# What this project needs from elsewhere: installed packages, else, with PMR_DEBUG_FETCH_DEPS, pinned archives.
+
+include(FetchContent)
+
+# Effects: find_package(\p package), else fetch \p url and check \p sha256. \p target exists afterwards, or it is an error.
+function(pmr_debug_require package target url sha256)
+    find_package(${package} QUIET GLOBAL)
+    if(TARGET ${target})
+        return()
+    endif()
+    if(NOT PMR_DEBUG_FETCH_DEPS)
+        message(FATAL_ERROR "pmr_debug needs ${package}, which is not installed. "
+                            "Install it (./cmake/dev does on Debian and Ubuntu) or set PMR_DEBUG_FETCH_DEPS=ON.")
+    endif()
+    message(STATUS "Fetching ${package} from ${url}")
+    FetchContent_Declare(${package} URL "${url}" URL_HASH SHA256=${sha256} DOWNLOAD_EXTRACT_TIMESTAMP OFF SYSTEM)
+    FetchContent_MakeAvailable(${package})
+endfunction()
+
+find_package(Threads REQUIRED)
+
+set(GSL_INSTALL ${PMR_DEBUG_INSTALL}) # a public dependency: whoever gets this library installed needs it as well
+set(CMAKE_POLICY_DEFAULT_CMP0077 NEW) # the variables here are options of the projects fetched below
+pmr_debug_require(
+    Microsoft.GSL Microsoft.GSL::GSL https://github.com/microsoft/GSL/archive/refs/tags/v4.0.0.tar.gz
+    f0e32cb10654fea91ad56bde89170d78cfbf4363ee0b01d8f097de2ba49f6ce9)
+pmr_debug_require(
+    range-v3 range-v3::range-v3 https://github.com/ericniebler/range-v3/archive/refs/tags/0.12.0.tar.gz
+    015adb2300a98edfceaf0725beec3337f542af4915cec4d0b89fa0886f4ba9cb)
+if(PMR_DEBUG_BUILD_TESTS)
+    set(INSTALL_GTEST OFF)
+    set(BUILD_GMOCK OFF)
+    pmr_debug_require(
+        GTest GTest::gtest_main https://github.com/google/googletest/archive/refs/tags/release-1.12.1.tar.gz
+        81964fe578e9bd7c94dfdb09c8e4d6e6759e19967e397dbea48d1c10e45d0df2)
+endif()
+if(PMR_DEBUG_BUILD_BENCH)
+    set(BENCHMARK_ENABLE_TESTING OFF)
+    set(BENCHMARK_ENABLE_INSTALL OFF)
+    pmr_debug_require(
+        benchmark benchmark::benchmark https://github.com/google/benchmark/archive/refs/tags/v1.7.1.tar.gz
+        6430e4092653380d9dc4ccb45a1e2dc9259d581f4866dc0759713126056bc1d7)
+endif()
+
+# Effects: \p target gets the symboliser's outside parts, with PMR_DEBUG_HAVE_LIBBACKTRACE and
+#   PMR_DEBUG_HAVE_DEMANGLE_CALLBACK defined as 0 or 1 in its own files.
+#
+# The parts become members of the library itself. So an installed library is complete: its users need not have GCC's
+# private folder, and no path into that folder stands in the installed package. Linking libsupc++.a as such would also
+# take operator new and the exception machinery out of it, beside the ones in the shared standard library.
+function(pmr_debug_add_symboliser_objects target)
+    find_package(Libbacktrace)
+    # Members keep their dates: configuring again must not link everything again.
+    set(work "${PROJECT_BINARY_DIR}/symboliser_objects")
+    file(REMOVE_RECURSE "${work}")
+    file(MAKE_DIRECTORY "${work}")
+
+    set(have_backtrace 0)
+    set(have_demangle 0)
+    if(Libbacktrace_FOUND)
+        execute_process(COMMAND "${CMAKE_AR}" xo "${Libbacktrace_LIBRARY}" WORKING_DIRECTORY "${work}"
+                        RESULT_VARIABLE failed)
+        if(NOT failed)
+            set(have_backtrace 1)
+            target_include_directories(${target} SYSTEM PRIVATE "${Libbacktrace_INCLUDE_DIR}")
+        endif()
+    endif()
+    if(Libbacktrace_DEMANGLE_LIBRARY AND CMAKE_OBJCOPY)
+        # The object also defines __cxa_demangle, which must stay the standard library's.
+        execute_process(COMMAND "${CMAKE_AR}" xo "${Libbacktrace_DEMANGLE_LIBRARY}" cp-demangle.o
+                        COMMAND_ERROR_IS_FATAL ANY WORKING_DIRECTORY "${work}")
+        execute_process(COMMAND "${CMAKE_OBJCOPY}" --preserve-dates --keep-global-symbol=__gcclibcxx_demangle_callback cp-demangle.o
+                        RESULT_VARIABLE failed WORKING_DIRECTORY "${work}")
+        if(failed)
+            file(REMOVE "${work}/cp-demangle.o")
+        else()
+            set(have_demangle 1)
+        endif()
+    endif()
+
+    target_compile_definitions(${target} PRIVATE PMR_DEBUG_HAVE_LIBBACKTRACE=${have_backtrace}
+                                                 PMR_DEBUG_HAVE_DEMANGLE_CALLBACK=${have_demangle})
+    file(GLOB objects "${work}/*.o")
+    if(NOT objects)
+        return()
+    endif()
+    get_target_property(type ${target} TYPE)
+    if(type STREQUAL "SHARED_LIBRARY")
+        # From an archive, for --exclude-libs: the shared library must not offer these names to the program.
+        set(archive "${work}/libsymboliser_objects.a")
+        execute_process(COMMAND "${CMAKE_AR}" qcs "${archive}" ${objects} COMMAND_ERROR_IS_FATAL ANY)
+        target_link_libraries(${target} PRIVATE "$<BUILD_INTERFACE:${archive}>")
+        target_link_options(${target} PRIVATE LINKER:--exclude-libs,libsymboliser_objects.a)
+    else()
+        target_sources(${target} PRIVATE ${objects})
+        set_source_files_properties(${objects} PROPERTIES EXTERNAL_OBJECT ON)
+    endif()
+endfunction()
