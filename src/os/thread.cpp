@@ -112,4 +112,8 @@ bool write_all(int descriptor, const char* text, std::uint64_t bytes) noexcept {
     return true;
 }
 
+bool is_terminal(int descriptor) noexcept {
+    return ::isatty(descriptor) == 1;
+}
+
 }  // namespace pmr_debug::os

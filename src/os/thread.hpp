@@ -50,4 +50,7 @@ private:
 /// Writes all of it, going on after interruptions. Returns: false if the system refuses.
 bool write_all(int descriptor, const char* text, std::uint64_t bytes) noexcept;
 
+/// True if \p descriptor is a terminal.
+[[nodiscard]] bool is_terminal(int descriptor) noexcept;
+
 }  // namespace pmr_debug::os

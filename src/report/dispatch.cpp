@@ -1,0 +1,97 @@
+#include "report/dispatch.hpp"
+
+#include "os/thread.hpp"
+#include "report/wording.hpp"
+#include "report/writer.hpp"
+
+#include <pmr_debug/policy.hpp>
+#include <pmr_debug/stack_trace.hpp>
+
+#include <chrono>
+#include <thread>
+#include <type_traits>
+
+namespace pmr_debug::detail {
+
+static_assert(std::is_trivially_destructible_v<error_tally>);
+
+namespace {
+
+constexpr unsigned deepest_report = 2;
+constexpr int standard_error = 2;
+
+// Calls of handlers under way, in all threads and in this one. initial-exec: no allocation at first use.
+constinit std::atomic<unsigned> under_way{0};
+constinit thread_local unsigned depth __attribute__((tls_model("initial-exec"))) = 0;
+
+void raw_line(const report& r) noexcept {
+    fixed_text<512> line;
+    {
+        writer out(&line.sink, &line);
+        out.text("pmr_debug: while reporting: ");
+        write_headline(out, r);
+        out.put('\n');
+    }
+    const std::string_view text = line.view();
+    os::write_all(standard_error, text.data(), text.size());
+}
+
+action hand_over(report_handler& handler, const report& r) noexcept {
+    under_way.fetch_add(1, std::memory_order_relaxed);
+    ++depth;
+    const action answer = handler.handle(r);
+    --depth;
+    under_way.fetch_sub(1, std::memory_order_release);
+    return answer;
+}
+
+[[noreturn]] void end_process() noexcept {
+    // Let the others finish their reports, but not for ever: one of them may be stuck, or, after a fork, not exist.
+    for (int wait = 0; wait < 2'000 && under_way.load(std::memory_order_acquire) > depth; ++wait) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    os::abort_process();
+}
+
+}  // namespace
+
+void raise(error_tally& tally, report& r) noexcept {
+    tally.counts[static_cast<std::size_t>(r.kind)].fetch_add(1, std::memory_order_relaxed);
+    if (r.here == trace_id::none) {
+        r.here = capture_trace(max_frames);
+    }
+    r.thread = os::this_thread().number;
+    if (depth > deepest_report) {
+        raw_line(r);
+        return;
+    }
+    report_handler* const handler = tally.handler.load(std::memory_order_acquire);
+    if (hand_over(handler != nullptr ? *handler : default_report_handler(), r) == action::abort) {
+        end_process();
+    }
+}
+
+error_counts snapshot(const error_tally& tally) noexcept {
+    error_counts counts;
+    for (std::size_t i = 0; i < error_kind_count; ++i) {
+        counts[static_cast<error_kind>(i)] = tally.counts[i].load(std::memory_order_relaxed);
+    }
+    return counts;
+}
+
+bool ok(const error_tally& tally) noexcept {
+    return snapshot(tally).total() == 0;
+}
+
+void null_upstream(std::string_view type, std::string_view name, trace_id here) noexcept {
+    report r;
+    r.kind = error_kind::null_upstream;
+    r.resource.type = type;
+    r.resource.name = name;
+    r.here = here != trace_id::none ? here : capture_trace(max_frames);
+    r.thread = os::this_thread().number;
+    hand_over(default_report_handler(), r);
+    end_process();
+}
+
+}  // namespace pmr_debug::detail

@@ -1,0 +1,273 @@
+#include "report/json.hpp"
+
+#include "report/wording.hpp"
+
+#include <pmr_debug/stack_trace.hpp>
+
+namespace pmr_debug {
+
+namespace detail {
+
+namespace {
+
+constexpr std::size_t most_leak_groups = 1000;
+
+// Length of the valid UTF-8 sequence at the start of \p s; 0 if there is none. After the table of well-formed
+// sequences in the Unicode standard (chapter 3.9): no surrogates, no overlong forms, nothing above U+10FFFF.
+std::size_t utf8_length(std::string_view s) noexcept {
+    const auto at = [&](std::size_t i) -> unsigned { return i < s.size() ? static_cast<unsigned char>(s[i]) : 0U; };
+    const auto continues = [&](std::size_t i) { return (at(i) & 0xC0U) == 0x80; };
+    const auto within = [&](unsigned low, unsigned high) { return at(1) >= low && at(1) <= high; };
+    const unsigned lead = at(0);
+    if (lead < 0x80) {
+        return 1;
+    }
+    if (lead >= 0xC2 && lead <= 0xDF) {
+        return continues(1) ? 2 : 0;
+    }
+    if (lead >= 0xE0 && lead <= 0xEF) {
+        const bool second = within(lead == 0xE0 ? 0xA0 : 0x80, lead == 0xED ? 0x9F : 0xBF);
+        return second && continues(2) ? 3 : 0;
+    }
+    if (lead >= 0xF0 && lead <= 0xF4) {
+        const bool second = within(lead == 0xF0 ? 0x90 : 0x80, lead == 0xF4 ? 0x8F : 0xBF);
+        return second && continues(2) && continues(3) ? 4 : 0;
+    }
+    return 0;
+}
+
+// Writes commas where they belong.
+class object {
+public:
+    explicit object(writer& out) noexcept : out_(out) { out_.put('{'); }
+    object(const object&) = delete;
+    object& operator=(const object&) = delete;
+    ~object() { out_.put('}'); }
+
+    writer& key(std::string_view name) noexcept {
+        if (!first_) {
+            out_.put(',');
+        }
+        first_ = false;
+        return out_.put('"').text(name).text("\":");
+    }
+    void number(std::string_view name, std::uint64_t n) noexcept { key(name).number(n); }
+    void string(std::string_view name, std::string_view s) noexcept { write_json_string(key(name), s); }
+    void boolean(std::string_view name, bool b) noexcept { key(name).text(b ? "true" : "false"); }
+    void address(std::string_view name, const void* p) noexcept { key(name).put('"').address(p).put('"'); }
+
+private:
+    writer& out_;
+    bool first_ = true;
+};
+
+struct frame_state {
+    writer& out;
+    bool first = true;
+};
+
+void on_frame(const resolved_frame& frame, void* context) noexcept {
+    auto& state = *static_cast<frame_state*>(context);
+    if (frame.in_library) {
+        return;
+    }
+    if (!state.first) {
+        state.out.put(',');
+    }
+    state.first = false;
+    object o(state.out);
+    o.key("address").put('"').hex(frame.address).put('"');
+    o.string("function", frame.function);
+    o.string("file", frame.file);
+    o.number("line", frame.line);
+    o.string("module", frame.module);
+    o.key("offset").put('"').hex(frame.module_offset).put('"');
+    o.boolean("inlined", frame.inlined);
+}
+
+void write_frames(writer& out, trace_id id, symbols how) noexcept {
+    frame_state state{out};
+    out.put('[');
+    if (how == symbols::resolved) {
+        resolve(id, on_frame, &state);
+    } else {
+        for (const std::uintptr_t address : view(id).frames) {
+            resolved_frame frame;
+            frame.address = address;
+            on_frame(frame, &state);
+        }
+    }
+    out.put(']');
+}
+
+void write_resource(writer& out, const resource_ref& r, symbols how) noexcept {
+    object o(out);
+    o.number("id", r.id);
+    o.string("name", r.name);
+    o.string("type", r.type);
+    o.address("address", r.address);
+    o.boolean("alive", r.alive);
+    if (r.born != trace_id::none) {
+        write_frames(o.key("constructed"), r.born, how);
+    }
+    if (r.died != trace_id::none) {
+        write_frames(o.key("destroyed"), r.died, how);
+    }
+}
+
+void write_block(writer& out, const report& r) noexcept {
+    object o(out);
+    o.address("address", r.block.address);
+    o.number("size", r.block.size);
+    o.number("alignment", r.block.alignment);
+    o.number("serial", r.block.serial);
+    o.string("state", to_string(r.block.state));
+    o.number("alloc_thread", r.block.alloc_thread);
+    o.number("free_thread", r.block.free_thread);
+    o.boolean("nearest_only", r.nearest_only);
+}
+
+void write_damage(writer& out, const report& r) noexcept {
+    object o(out);
+    o.address("address", r.first_bad);
+    if (r.block.address != nullptr) {
+        o.key("offset").signed_number(static_cast<std::int64_t>(distance(r.block.address, r.first_bad)));
+    }
+    o.number("bytes", r.bad_bytes);
+    o.number("found", r.bad_value);
+    o.number("expected", r.expected_value);
+}
+
+void write_leaks(object& o, const report& r, symbols how) noexcept {
+    o.number("leaked_blocks", r.leaked_blocks);
+    o.number("leaked_bytes", r.leaked_bytes);
+    o.number("call_paths", r.leaks.size());
+    writer& out = o.key("leaks").put('[');
+    bool first = true;
+    for (const leak_group& group :
+         r.leaks.first(r.leaks.size() < most_leak_groups ? r.leaks.size() : most_leak_groups)) {
+        if (!first) {
+            out.put(',');
+        }
+        first = false;
+        object g(out);
+        g.number("blocks", group.blocks);
+        g.number("bytes", group.bytes);
+        g.address("example", group.example);
+        g.number("example_size", group.example_size);
+        write_frames(g.key("allocated"), group.allocated, how);
+    }
+    out.put(']');
+}
+
+void write_traces(object& o, const report& r, symbols how) noexcept {
+    struct entry {
+        std::string_view name;
+        trace_id id;
+    };
+    const entry entries[] = {{"here", r.here}, {"allocated", r.allocated}, {"freed", r.freed}, {"other", r.other}};
+    {
+        object traces(o.key("traces"));
+        for (const entry& e : entries) {
+            if (e.id != trace_id::none) {
+                write_frames(traces.key(e.name), e.id, how);
+            }
+        }
+    }
+    writer& out = o.key("cut_short").put('[');
+    bool first = true;
+    for (const entry& e : entries) {
+        if (view(e.id).flags.cut_short) {
+            if (!first) {
+                out.put(',');
+            }
+            write_json_string(out, e.name);
+            first = false;
+        }
+    }
+    out.put(']');
+}
+
+}  // namespace
+
+void write_json_string(writer& out, std::string_view s) noexcept {
+    out.put('"');
+    while (!s.empty()) {
+        const std::size_t length = utf8_length(s);
+        const auto byte = static_cast<unsigned char>(s[0]);
+        if (length == 0) {
+            out.text("\\ufffd");
+        } else if (length > 1) {
+            out.text(s.substr(0, length));
+        } else if (byte == '"' || byte == '\\') {
+            out.put('\\').put(s[0]);
+        } else if (byte < 0x20 || byte == 0x7f) {
+            constexpr std::string_view digits = "0123456789abcdef";
+            out.text("\\u00").put(digits[byte / 16]).put(digits[byte % 16]);
+        } else {
+            out.put(s[0]);
+        }
+        s.remove_prefix(length == 0 ? 1 : length);
+    }
+    out.put('"');
+}
+
+void write_json(const report& r, symbols how, text_sink sink, void* context) noexcept {
+    writer out(sink, context);
+    {
+        object o(out);
+        o.string("tool", "pmr_debug");
+        o.string("kind", pmr_debug::to_string(r.kind));
+        fixed_text<2048> headline;
+        {
+            writer words(&headline.sink, &headline);
+            write_headline(words, r);
+        }
+        o.string("headline", headline.view());
+        o.number("thread", r.thread);
+        if (!r.resource.type.empty() || !r.resource.name.empty()) {
+            write_resource(o.key("resource"), r.resource, how);
+        }
+        if (has_other_owner(r)) {
+            write_resource(o.key("owner"), r.owner, how);
+        }
+        if (r.pointer != nullptr) {
+            o.address("pointer", r.pointer);
+        }
+        if (r.block.address != nullptr) {
+            write_block(o.key("block"), r);
+            if (r.pointer != nullptr) {
+                o.key("offset").signed_number(static_cast<std::int64_t>(distance(r.block.address, r.pointer)));
+            }
+        }
+        if (r.has_given) {
+            object given(o.key("given"));
+            given.number("size", r.given_size);
+            given.number("alignment", r.given_alignment);
+        }
+        if (r.first_bad != nullptr) {
+            write_damage(o.key("damage"), r);
+        }
+        if (r.other_thread != 0) {
+            o.number("other_thread", r.other_thread);
+        }
+        if (r.limit != 0) {
+            o.number("limit", r.limit);
+            o.number("in_use", r.in_use);
+        }
+        if (is_leak(r.kind)) {
+            write_leaks(o, r, how);
+        }
+        write_traces(o, r, how);
+        o.string("hint", hint_of(r));
+    }
+    out.put('\n');
+}
+
+}  // namespace detail
+
+void write_json(const report& r, text_sink sink, void* context) noexcept {
+    detail::write_json(r, detail::symbols::resolved, sink, context);
+}
+
+}  // namespace pmr_debug

@@ -1,0 +1,49 @@
+#pragma once
+
+// What a report says in words, floor 3; text and JSON share it.
+
+#include "report/writer.hpp"
+
+#include <pmr_debug/report.hpp>
+
+#include <string_view>
+
+namespace pmr_debug::detail {
+
+/// Effects: writes the kind and one sentence with the numbers that matter, as in
+///   `double_free: 64-byte block 0x7f0000001040 was freed twice`.
+void write_headline(writer& out, const report& r) noexcept;
+
+/// Effects: writes `"index"`, or `tracking_resource #3` where it has no name.
+void write_short_name(writer& out, const resource_ref& r) noexcept;
+
+/// Effects: writes where \p p lies as seen from \p block: `16 bytes into the block`, `8 bytes past the end of the
+/// block`, `4096 bytes before the block`. Preconditions: block.address is not null.
+void write_position(writer& out, const void* p, const block_info& block, std::string_view noun) noexcept;
+
+/// Returns: the hint of \p r, or the one of its kind; empty if there is none.
+[[nodiscard]] std::string_view hint_of(const report& r) noexcept;
+
+/// Returns: `live`, `freed`, `unknown`.
+[[nodiscard]] std::string_view to_string(block_state state) noexcept;
+
+/// True if the resource existed and is dead.
+[[nodiscard]] constexpr bool is_dead(const resource_ref& r) noexcept {
+    return r.id != 0 && !r.alive;
+}
+
+/// True if the block belongs to another resource than the one called.
+[[nodiscard]] constexpr bool has_other_owner(const report& r) noexcept {
+    return r.owner.id != 0 && r.owner.id != r.resource.id;
+}
+
+/// \p to - \p from in bytes, modulo 2^64; both may be any addresses.
+[[nodiscard]] inline std::uint64_t distance(const void* from, const void* to) noexcept {
+    return reinterpret_cast<std::uintptr_t>(to) - reinterpret_cast<std::uintptr_t>(from);
+}
+
+[[nodiscard]] inline bool is_below(const void* a, const void* b) noexcept {
+    return reinterpret_cast<std::uintptr_t>(a) < reinterpret_cast<std::uintptr_t>(b);
+}
+
+}  // namespace pmr_debug::detail
