@@ -129,7 +129,8 @@ private:
         }
         if (r_.has_given) {
             row("given").text("size ").number(r_.given_size).text(", alignment ").number(r_.given_alignment).put('\n');
-            if (block.address != nullptr && !r_.nearest_only) {
+            const bool differs = r_.given_size != block.size || r_.given_alignment != block.alignment;
+            if (block.address != nullptr && !r_.nearest_only && differs) {
                 row("recorded").text("size ").number(block.size);
                 out_.text(", alignment ").number(block.alignment).put('\n');
             }
