@@ -3,7 +3,8 @@
 # Sets, as cache entries where they are the result of a search:
 #   Libbacktrace_FOUND            header and archive were found
 #   Libbacktrace_LIBRARY          libbacktrace.a
-#   Libbacktrace_INCLUDE_DIR      a folder of the build tree that holds backtrace.h and backtrace-supported.h only
+#   Libbacktrace_HEADER_DIR       the folder of backtrace.h and backtrace-supported.h, and of GCC's own stddef.h and the
+#                                 like: not to be handed to another compiler as it is
 #   Libbacktrace_DEMANGLE_LIBRARY libsupc++.a, if its cp-demangle.o defines __gcclibcxx_demangle_callback; else false
 #
 # GCC keeps both in its private folder. The compiler in use is asked first if it is GCC, then any g++ in the path (that
@@ -44,14 +45,6 @@ list(TRANSFORM folders APPEND /include OUTPUT_VARIABLE header_folders)
 find_library(Libbacktrace_LIBRARY NAMES libbacktrace.a HINTS ${folders})
 find_path(Libbacktrace_HEADER_DIR NAMES backtrace-supported.h HINTS ${header_folders})
 
-# The header's folder also holds GCC's own stddef.h and the like, which another compiler must not see.
-if(Libbacktrace_HEADER_DIR AND EXISTS "${Libbacktrace_HEADER_DIR}/backtrace.h")
-    set(Libbacktrace_INCLUDE_DIR "${CMAKE_CURRENT_BINARY_DIR}/libbacktrace_include")
-    foreach(header IN ITEMS backtrace.h backtrace-supported.h)
-        configure_file("${Libbacktrace_HEADER_DIR}/${header}" "${Libbacktrace_INCLUDE_DIR}/${header}" COPYONLY)
-    endforeach()
-endif()
-
 if(NOT DEFINED Libbacktrace_DEMANGLE_LIBRARY)
     set(found FALSE)
     foreach(folder IN LISTS folders)
@@ -68,5 +61,5 @@ if(NOT DEFINED Libbacktrace_DEMANGLE_LIBRARY)
 endif()
 
 include(FindPackageHandleStandardArgs)
-find_package_handle_standard_args(Libbacktrace REQUIRED_VARS Libbacktrace_LIBRARY Libbacktrace_INCLUDE_DIR)
+find_package_handle_standard_args(Libbacktrace REQUIRED_VARS Libbacktrace_LIBRARY Libbacktrace_HEADER_DIR)
 mark_as_advanced(Libbacktrace_LIBRARY Libbacktrace_HEADER_DIR Libbacktrace_DEMANGLE_LIBRARY)

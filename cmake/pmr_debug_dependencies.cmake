@@ -45,50 +45,76 @@ endif()
 # Effects: \p target gets the symboliser's outside parts, with PMR_DEBUG_HAVE_LIBBACKTRACE and
 #   PMR_DEBUG_HAVE_DEMANGLE_CALLBACK defined as 0 or 1 in its own files.
 #
-# The parts become members of the library itself. So an installed library is complete: its users need not have GCC's
-# private folder, and no path into that folder stands in the installed package. Linking libsupc++.a as such would also
-# take operator new and the exception machinery out of it, beside the ones in the shared standard library.
+# The parts become members of the library itself, under names of their own. So an installed library is complete: its
+# users need not have GCC's private folder, no path into that folder stands in the installed package, and nothing
+# clashes with a libbacktrace of theirs or with a statically linked libstdc++. (Linking libsupc++.a as such would also
+# take operator new and the exception machinery out of it, beside the ones in the shared standard library.)
 function(pmr_debug_add_symboliser_objects target)
     find_package(Libbacktrace)
     # Members keep their dates: configuring again must not link everything again.
     set(work "${PROJECT_BINARY_DIR}/symboliser_objects")
     file(REMOVE_RECURSE "${work}")
     file(MAKE_DIRECTORY "${work}")
+    set(run COMMAND_ERROR_IS_FATAL ANY WORKING_DIRECTORY "${work}")
 
     set(have_backtrace 0)
     set(have_demangle 0)
-    if(Libbacktrace_FOUND)
-        execute_process(COMMAND "${CMAKE_AR}" xo "${Libbacktrace_LIBRARY}" WORKING_DIRECTORY "${work}"
-                        RESULT_VARIABLE failed)
-        if(NOT failed)
-            set(have_backtrace 1)
-            target_include_directories(${target} SYSTEM PRIVATE "${Libbacktrace_INCLUDE_DIR}")
-        endif()
+    if(Libbacktrace_FOUND AND CMAKE_OBJCOPY AND CMAKE_NM)
+        set(have_backtrace 1)
+        execute_process(COMMAND "${CMAKE_AR}" xo "${Libbacktrace_LIBRARY}" ${run})
     endif()
-    if(Libbacktrace_DEMANGLE_LIBRARY AND CMAKE_OBJCOPY)
-        # The object also defines __cxa_demangle, which must stay the standard library's.
-        execute_process(COMMAND "${CMAKE_AR}" xo "${Libbacktrace_DEMANGLE_LIBRARY}" cp-demangle.o
-                        COMMAND_ERROR_IS_FATAL ANY WORKING_DIRECTORY "${work}")
-        execute_process(COMMAND "${CMAKE_OBJCOPY}" --preserve-dates --keep-global-symbol=__gcclibcxx_demangle_callback cp-demangle.o
-                        RESULT_VARIABLE failed WORKING_DIRECTORY "${work}")
-        if(failed)
-            file(REMOVE "${work}/cp-demangle.o")
-        else()
-            set(have_demangle 1)
-        endif()
+    if(Libbacktrace_DEMANGLE_LIBRARY AND CMAKE_OBJCOPY AND CMAKE_NM)
+        set(have_demangle 1)
+        execute_process(COMMAND "${CMAKE_AR}" xo "${Libbacktrace_DEMANGLE_LIBRARY}" cp-demangle.o ${run})
+        # It also defines __cxa_demangle, which must stay the standard library's.
+        execute_process(COMMAND "${CMAKE_OBJCOPY}" --preserve-dates
+                                --keep-global-symbol=__gcclibcxx_demangle_callback cp-demangle.o ${run})
     endif()
-
     target_compile_definitions(${target} PRIVATE PMR_DEBUG_HAVE_LIBBACKTRACE=${have_backtrace}
                                                  PMR_DEBUG_HAVE_DEMANGLE_CALLBACK=${have_demangle})
     file(GLOB objects "${work}/*.o")
     if(NOT objects)
         return()
     endif()
+
+    # Every name x becomes pmr_debug_x, for files that include <backtrace.h> and for the one function without a header.
+    execute_process(COMMAND "${CMAKE_NM}" -g -P --defined-only ${objects} OUTPUT_VARIABLE symbols ERROR_QUIET
+                    ${run})
+    string(REGEX MATCHALL "\n[A-Za-z_][A-Za-z_0-9]* [A-Z] " symbols "\n${symbols}")
+    set(renames "")
+    set(defines "")
+    foreach(symbol IN LISTS symbols)
+        string(REGEX REPLACE "^\n([^ ]*).*" "\\1" symbol "${symbol}")
+        string(APPEND renames "${symbol} pmr_debug_${symbol}\n")
+        if(NOT symbol STREQUAL "__gcclibcxx_demangle_callback")
+            string(APPEND defines "#define ${symbol} pmr_debug_${symbol}\n")
+        endif()
+    endforeach()
+    file(WRITE "${work}/renames" "${renames}")
+    foreach(object IN LISTS objects)
+        execute_process(COMMAND "${CMAKE_OBJCOPY}" --preserve-dates --redefine-syms=renames "${object}" ${run})
+    endforeach()
+    if(have_demangle)
+        target_compile_definitions(
+            ${target} PRIVATE __gcclibcxx_demangle_callback=pmr_debug___gcclibcxx_demangle_callback)
+    endif()
+    if(have_backtrace)
+        # In a folder of their own: beside them GCC keeps its stddef.h and the like, which clang must not see.
+        set(include "${PROJECT_BINARY_DIR}/symboliser_include")
+        set(original "${Libbacktrace_HEADER_DIR}/backtrace.h")
+        configure_file("${original}" "${include}/libbacktrace/backtrace.h" COPYONLY)
+        configure_file("${Libbacktrace_HEADER_DIR}/backtrace-supported.h" "${include}/backtrace-supported.h" COPYONLY)
+        file(CONFIGURE OUTPUT "${include}/backtrace.h" @ONLY
+             CONTENT "#pragma once\n${defines}#include \"libbacktrace/backtrace.h\"\n")
+        target_include_directories(${target} SYSTEM PRIVATE "${include}")
+    endif()
+
     get_target_property(type ${target} TYPE)
     if(type STREQUAL "SHARED_LIBRARY")
-        # From an archive, for --exclude-libs: the shared library must not offer these names to the program.
-        set(archive "${work}/libsymboliser_objects.a")
-        execute_process(COMMAND "${CMAKE_AR}" qcs "${archive}" ${objects} COMMAND_ERROR_IS_FATAL ANY)
+        # From an archive, for --exclude-libs: the shared library does not offer these names to the program.
+        set(archive "${PROJECT_BINARY_DIR}/libsymboliser_objects.a")
+        execute_process(COMMAND "${CMAKE_AR}" qcs new.a ${objects} ${run})
+        file(COPY_FILE "${work}/new.a" "${archive}" ONLY_IF_DIFFERENT)
         target_link_libraries(${target} PRIVATE "$<BUILD_INTERFACE:${archive}>")
         target_link_options(${target} PRIVATE LINKER:--exclude-libs,libsymboliser_objects.a)
     else()
