@@ -1,0 +1,175 @@
+#include "os/stack_bounds.hpp"
+
+#include "os/virtual_memory.hpp"
+
+#include <fcntl.h>
+#include <sys/auxv.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+
+namespace pmr_debug::os {
+
+namespace {
+
+// The kernel keeps at least this much address space below the main stack's top free of other mappings.
+constexpr std::uintptr_t main_stack_gap = std::uintptr_t{128} << 20;
+constexpr std::uintptr_t usual_stack = std::uintptr_t{8} << 20;
+
+struct errno_keeper {
+    int value = errno;
+    errno_keeper() = default;
+    errno_keeper(const errno_keeper&) = delete;
+    errno_keeper& operator=(const errno_keeper&) = delete;
+    ~errno_keeper() { errno = value; }
+};
+
+// The argument of ioctl PROCMAP_QUERY (Linux 6.11), which the C library's headers may not have yet.
+struct procmap_query {
+    std::uint64_t size;
+    std::uint64_t query_flags;  // 0: the mapping must hold the address
+    std::uint64_t query_addr;
+    std::uint64_t vma_start;
+    std::uint64_t vma_end;
+    std::uint64_t unused[8];
+};
+static_assert(sizeof(procmap_query) == 104);
+
+int open_maps() noexcept {
+    return ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+}
+
+mapping query(int descriptor, std::uintptr_t address) noexcept {
+    procmap_query q{};
+    q.size = sizeof q;
+    q.query_addr = address;
+    if (::ioctl(descriptor, _IOWR('f', 17, procmap_query), &q) != 0) {
+        return {};
+    }
+    return {q.vma_start, q.vma_end};
+}
+
+mapping search(int descriptor, std::uintptr_t address) noexcept {
+    // Lines are "start-end rest", both in hexadecimal, sorted by address.
+    enum class field { start, end, rest } at = field::start;
+    mapping m;
+    char text[4096];
+    for (;;) {
+        const ssize_t n = ::read(descriptor, text, sizeof text);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            return {};
+        }
+        for (ssize_t i = 0; i < n; ++i) {
+            const char c = text[i];
+            if (c == '\n') {
+                at = field::start;
+                m = {};
+            } else if (at == field::start && c == '-') {
+                at = field::end;
+            } else if (at == field::end && c == ' ') {
+                at = field::rest;
+                if (m.low > address) {
+                    return {};
+                }
+                if (address < m.high) {
+                    return m;
+                }
+            } else if (at != field::rest) {
+                std::uintptr_t& value = at == field::start ? m.low : m.high;
+                const unsigned digit = static_cast<unsigned>(c >= 'a' ? c - 'a' + 10 : c - '0');
+                value = value * 16 + (digit & 15U);
+            }
+        }
+    }
+}
+
+// Main thread. AT_RANDOM points to bytes that the kernel put on the stack above the first frame.
+stack_bounds main_stack() noexcept {
+    const std::uintptr_t high = ::getauxval(AT_RANDOM) & ~std::uintptr_t{15};
+    if (high < main_stack_gap) {
+        return {};
+    }
+    return {high - main_stack_gap, high};
+}
+
+// Other threads. The C libraries put the thread's control block, where the thread register points, at the high end of
+// its stack, also if the program provided that stack.
+stack_bounds thread_stack(std::uintptr_t frame) noexcept {
+    const auto high = reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer());
+    const mapping m = find_mapping(high - 1);
+    if (m.high != 0) {
+        return {m.low, high};
+    }
+    // No /proc. A thread on its own stack is some way below its control block, in one piece.
+    if (frame < high && high - frame < usual_stack) {
+        return {high - usual_stack, high};
+    }
+    return {};
+}
+
+constexpr bool holds(const stack_bounds& b, std::uintptr_t address) noexcept {
+    return b.low <= address && address < b.high;
+}
+
+}  // namespace
+
+namespace detail {
+
+thread_local stack_bounds current_stack{};
+
+stack_bounds find_stack(std::uintptr_t frame) noexcept {
+    const errno_keeper keep;
+    stack_bounds b = main_stack();
+    // A thread that forked is its child's main thread, yet still runs on its own stack: so look at where we are first.
+    if (!holds(b, frame)) {
+        const stack_bounds own = thread_stack(frame);
+        if (holds(own, frame) || ::syscall(SYS_gettid) != ::getpid()) {
+            b = own;
+        }
+    }
+    if (b.high == 0) {
+        b = {1, 1};
+    }
+    current_stack = b;
+    return b;
+}
+
+mapping query_mapping(std::uintptr_t address) noexcept {
+    const errno_keeper keep;
+    const int descriptor = open_maps();
+    if (descriptor < 0) {
+        return {};
+    }
+    const mapping m = query(descriptor, address);
+    ::close(descriptor);
+    return m;
+}
+
+mapping read_mapping(std::uintptr_t address) noexcept {
+    const errno_keeper keep;
+    const int descriptor = open_maps();
+    if (descriptor < 0) {
+        return {};
+    }
+    const mapping m = search(descriptor, address);
+    ::close(descriptor);
+    return m;
+}
+
+}  // namespace detail
+
+mapping find_mapping(std::uintptr_t address) noexcept {
+    // Asking for one mapping takes microseconds; reading all of them milliseconds where there are tens of thousands.
+    const mapping m = detail::query_mapping(address);
+    return m.high != 0 ? m : detail::read_mapping(address);
+}
+
+}  // namespace pmr_debug::os

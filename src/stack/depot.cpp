@@ -1,0 +1,195 @@
+#include "stack/depot.hpp"
+
+#include "os/virtual_memory.hpp"
+
+#include <new>
+
+namespace pmr_debug {
+namespace stack {
+
+namespace detail {
+
+constinit std::uint32_t buckets[bucket_count]{};
+constinit std::atomic<unsigned char*> base{nullptr};
+
+}  // namespace detail
+
+namespace {
+
+// Address space; memory is taken page by page as entries are written. 8 GiB hold some hundred million traces.
+constexpr std::uint64_t most_bytes = std::uint64_t{8} << 30;
+constexpr std::uint64_t least_bytes = std::uint64_t{1} << 20;
+constexpr std::uint64_t first_entry = 8;  // id 0 means none
+
+constinit std::atomic<std::uint64_t> capacity{0};
+constinit std::atomic<std::uint64_t> limit{most_bytes};
+constinit std::atomic<std::uint64_t> used{first_entry};
+constinit std::atomic<bool> full{false};
+
+constinit std::atomic<std::uint64_t> traces{0};
+constinit std::atomic<std::uint64_t> lost{0};
+constinit std::atomic<std::uint64_t> slow_walks{0};
+constinit std::atomic<std::uint64_t> cut_short{0};
+
+// Mapped writable in one piece: committing in steps would need a lock, and a capture must not wait for a thread that
+// may never run again.
+bool open() noexcept {
+    if (detail::base.load(std::memory_order_acquire) != nullptr) {
+        return true;
+    }
+    for (std::uint64_t bytes = most_bytes; bytes >= least_bytes; bytes /= 2) {
+        void* const p = os::map(bytes, os::page_size());
+        if (p == nullptr) {
+            continue;
+        }
+        // The smaller of two racers' sizes holds for both maps, so it is set before either can be seen.
+        std::uint64_t before = 0;
+        while (!capacity.compare_exchange_weak(before, before == 0 || bytes < before ? bytes : before,
+                                               std::memory_order_acq_rel)) {
+        }
+        unsigned char* expected = nullptr;
+        if (!detail::base.compare_exchange_strong(expected, static_cast<unsigned char*>(p),
+                                                  std::memory_order_acq_rel)) {
+            os::unmap(p, bytes);
+        }
+        return true;
+    }
+    return false;
+}
+
+// Returns: where the entry goes, 0 if there is no room.
+std::uint64_t take(std::uint64_t bytes) noexcept {
+    if (!open()) {
+        return 0;
+    }
+    const std::uint64_t most = capacity.load(std::memory_order_acquire);
+    const std::uint64_t allowed = limit.load(std::memory_order_relaxed);
+    const std::uint64_t end = most < allowed ? most : allowed;
+    std::uint64_t at = used.load(std::memory_order_relaxed);
+    do {
+        if (at > end || bytes > end - at) {
+            return 0;
+        }
+    } while (!used.compare_exchange_weak(at, at + bytes, std::memory_order_relaxed));
+    return at;
+}
+
+// Searches the entries from \p id down to, and without, \p stop.
+std::uint32_t search(std::uint32_t id, std::uint32_t stop, std::uint32_t hash, const std::uintptr_t* frames,
+                     unsigned depth, std::uint8_t ending) noexcept {
+    while (id != stop) {
+        const depot_entry* const e = entry_at(id);
+        if (same_chain(*e, hash, frames, depth, ending)) {
+            return id;
+        }
+        id = e->next;
+    }
+    return 0;
+}
+
+// Returns: the entry of \p id, null if no entry starts there. An id may come from anywhere; only one that hangs in the
+// bucket of the hash it shows is real.
+const depot_entry* checked_entry(std::uint32_t id) noexcept {
+    if (id == 0 || detail::base.load(std::memory_order_acquire) == nullptr ||
+        std::uint64_t{id} * 8 + sizeof(depot_entry) > used.load(std::memory_order_relaxed)) {
+        return nullptr;
+    }
+    const depot_entry* const e = entry_at(id);
+    std::uint32_t at = detail::bucket_of(e->hash).load(std::memory_order_acquire);
+    while (at != 0 && at != id) {
+        at = entry_at(at)->next;
+    }
+    return at == 0 ? nullptr : e;
+}
+
+}  // namespace
+
+std::uint32_t hash_chain(const std::uintptr_t* frames, unsigned depth, std::uint8_t ending) noexcept {
+    std::uint64_t h = hash_start;
+    for (unsigned i = 0; i < depth; ++i) {
+        h = hash_step(h, frames[i]);
+    }
+    return hash_finish(h, ending);
+}
+
+std::uint32_t intern(std::uint32_t hash, const std::uintptr_t* frames, unsigned depth, std::uint8_t ending,
+                     std::span<const std::uintptr_t> tail) noexcept {
+    const std::atomic_ref<std::uint32_t> bucket = detail::bucket_of(hash);
+    std::uint32_t head = bucket.load(std::memory_order_acquire);
+    if (const std::uint32_t id = search(head, 0, hash, frames, depth, ending); id != 0) {
+        return id;
+    }
+    const std::uint64_t at = take(sizeof(depot_entry) + (depth + tail.size()) * sizeof(std::uintptr_t));
+    if (at == 0) {
+        full.store(true, std::memory_order_relaxed);
+        return 0;
+    }
+    const auto id = static_cast<std::uint32_t>(at / 8);
+    auto* const e = ::new (static_cast<void*>(entry_at(id)))
+        depot_entry{head, hash, 0, static_cast<std::uint8_t>(depth), ending, 0, static_cast<std::uint8_t>(tail.size())};
+    auto* const stored = reinterpret_cast<std::uintptr_t*>(e + 1);
+    for (unsigned i = 0; i < depth; ++i) {
+        stored[i] = frames[i];
+    }
+    for (std::size_t i = 0; i < tail.size(); ++i) {
+        stored[depth + i] = tail[i];
+    }
+    for (;;) {
+        const std::uint32_t searched = head;
+        e->next = head;
+        // release: whoever finds the id finds the entry written. On failure only the newer entries need a look.
+        if (bucket.compare_exchange_strong(head, id, std::memory_order_acq_rel, std::memory_order_acquire)) {
+            return id;
+        }
+        if (const std::uint32_t other = search(head, searched, hash, frames, depth, ending); other != 0) {
+            return other;  // our copy stays unused: rare, and a few dozen bytes
+        }
+    }
+}
+
+trace_id hand_out(std::uint32_t id) noexcept {
+    depot_entry* const e = entry_at(id);
+    if (e->is_trace.load(std::memory_order_relaxed) == 0 && e->is_trace.exchange(1, std::memory_order_relaxed) == 0) {
+        traces.fetch_add(1, std::memory_order_relaxed);
+        if ((e->ending & ends_cut_short) != 0) {
+            cut_short.fetch_add(1, std::memory_order_relaxed);
+        }
+    }
+    return static_cast<trace_id>(id);
+}
+
+bool is_full() noexcept {
+    return full.load(std::memory_order_relaxed);
+}
+void count_lost() noexcept {
+    lost.fetch_add(1, std::memory_order_relaxed);
+}
+void count_slow_walk() noexcept {
+    slow_walks.fetch_add(1, std::memory_order_relaxed);
+}
+void limit_bytes(std::uint64_t bytes) noexcept {
+    limit.store(bytes, std::memory_order_relaxed);
+    full.store(false, std::memory_order_relaxed);
+}
+
+}  // namespace stack
+
+trace_view view(trace_id id) noexcept {
+    const stack::depot_entry* const e = stack::checked_entry(static_cast<std::uint32_t>(id));
+    if (e == nullptr || e->is_trace.load(std::memory_order_relaxed) == 0) {
+        return {};
+    }
+    return {{e->frames(), e->depth},
+            {(e->ending & stack::ends_at_depth) != 0, (e->ending & stack::ends_cut_short) != 0}};
+}
+
+depot_statistics depot_stats() noexcept {
+    using namespace stack;
+    return {.traces = traces.load(std::memory_order_relaxed),
+            .bytes = used.load(std::memory_order_relaxed) - first_entry,
+            .lost = lost.load(std::memory_order_relaxed),
+            .slow_walks = slow_walks.load(std::memory_order_relaxed),
+            .cut_short = cut_short.load(std::memory_order_relaxed)};
+}
+
+}  // namespace pmr_debug

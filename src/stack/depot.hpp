@@ -1,0 +1,116 @@
+#pragma once
+
+// Every distinct trace of the process, floor 2: append-only, lock-free, in private memory.
+
+#include <pmr_debug/stack_trace.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace pmr_debug::stack {
+
+/// Bits of depot_entry::ending. How a chain of frames ends belongs to what it is, like the frames themselves.
+inline constexpr std::uint8_t ends_at_depth = 1;
+inline constexpr std::uint8_t ends_cut_short = 2;
+/// Not a trace: what a frame-pointer walk found until it met no further frame. Its last word is a position.
+inline constexpr std::uint8_t ends_unchained = 4;
+
+/// A chain of return addresses, innermost first; the addresses follow the header, then the tail. An id is an entry's
+/// offset from the depot's start, divided by 8.
+///
+/// A chain may be there because it is a trace, or because a frame-pointer walk found it, or both. In the second case
+/// `meaning` says which trace stands for it, and the tail where to look to be sure; see capture.cpp.
+struct depot_entry {
+    std::uint32_t next;                  ///< id of the next entry in the bucket, 0 at its end; fixed once published
+    std::uint32_t hash;                  ///< of the frames and the ending
+    std::atomic<std::uint32_t> meaning;  ///< 0: never found by a frame-pointer walk; unreliable; or a trace's id
+    std::uint8_t depth;                  ///< number of frames
+    std::uint8_t ending;                 ///< ends_ bits
+    std::atomic<std::uint8_t> is_trace;  ///< 1 once handed out
+    std::uint8_t tail;                   ///< number of words behind the frames; no part of what the chain is
+
+    [[nodiscard]] const std::uintptr_t* frames() const noexcept {
+        return reinterpret_cast<const std::uintptr_t*>(this + 1);
+    }
+};
+static_assert(sizeof(depot_entry) == 16 && alignof(depot_entry) <= 8);
+
+/// depot_entry::meaning of a frame-pointer walk that skips frames: ask the unwinder each time.
+inline constexpr std::uint32_t unreliable = 0xFFFF'FFFF;
+
+/// Order-sensitive hash of a chain, to be built while walking: start, one step a frame, finish.
+constexpr std::uint64_t hash_start = 0x9E37'79B9'7F4A'7C15;
+[[nodiscard]] constexpr std::uint64_t hash_step(std::uint64_t h, std::uintptr_t frame) noexcept {
+    return (h ^ frame) * 0xD6E8'FEB8'6659'FD93;
+}
+[[nodiscard]] constexpr std::uint32_t hash_finish(std::uint64_t h, std::uint8_t ending) noexcept {
+    // The high half has taken up every bit below it.
+    return static_cast<std::uint32_t>((h ^ (std::uint64_t{ending} << 56)) * 0x9E37'79B9'7F4A'7C15 >> 32);
+}
+[[nodiscard]] std::uint32_t hash_chain(const std::uintptr_t* frames, unsigned depth, std::uint8_t ending) noexcept;
+
+namespace detail {
+inline constexpr std::size_t bucket_count = std::size_t{1} << 20;
+// Zero pages until touched: they cost address space only. Not of std::atomic, which would have them written at start.
+extern std::uint32_t buckets[bucket_count];
+extern std::atomic<unsigned char*> base;
+
+inline std::atomic_ref<std::uint32_t> bucket_of(std::uint32_t hash) noexcept {
+    return std::atomic_ref(buckets[hash % bucket_count]);
+}
+}  // namespace detail
+
+/// Preconditions: \p id came from this depot.
+[[nodiscard]] inline depot_entry* entry_at(std::uint32_t id) noexcept {
+    return reinterpret_cast<depot_entry*>(detail::base.load(std::memory_order_relaxed) + std::uint64_t{id} * 8);
+}
+
+[[nodiscard]] inline bool same_chain(const depot_entry& e, std::uint32_t hash, const std::uintptr_t* frames,
+                                     unsigned depth, std::uint8_t ending) noexcept {
+    if (e.hash != hash || e.depth != depth || e.ending != ending) {
+        return false;
+    }
+    const std::uintptr_t* const stored = e.frames();
+    for (unsigned i = 0; i < depth; ++i) {
+        if (stored[i] != frames[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/// Returns: the id of the chain, 0 if it is not there. \p hash is its hash. Lock-free.
+[[nodiscard]] inline std::uint32_t find(std::uint32_t hash, const std::uintptr_t* frames, unsigned depth,
+                                        std::uint8_t ending) noexcept {
+    // acquire pairs with the release in intern: an id found here has its entry written.
+    std::uint32_t id = detail::bucket_of(hash).load(std::memory_order_acquire);
+    while (id != 0) {
+        const depot_entry* const e = entry_at(id);
+        if (same_chain(*e, hash, frames, depth, ending)) [[likely]] {
+            return id;
+        }
+        id = e->next;
+    }
+    return 0;
+}
+
+/// Effects: adds the chain unless it is there. Two threads that add equal chains at once get equal ids.
+/// Returns: its id, 0 if the depot is full. Lock-free.
+[[nodiscard]] std::uint32_t intern(std::uint32_t hash, const std::uintptr_t* frames, unsigned depth,
+                                   std::uint8_t ending, std::span<const std::uintptr_t> tail = {}) noexcept;
+
+/// Effects: notes that \p id is handed out as a trace, for the statistics. Returns: \p id as a trace.
+trace_id hand_out(std::uint32_t id) noexcept;
+
+/// True once an entry was refused for lack of memory.
+[[nodiscard]] bool is_full() noexcept;
+
+void count_lost() noexcept;
+void count_slow_walk() noexcept;
+
+/// For tests: no more than \p bytes are used from now on.
+void limit_bytes(std::uint64_t bytes) noexcept;
+
+}  // namespace pmr_debug::stack
