@@ -13,7 +13,7 @@ function(pmr_debug_require package target url sha256)
                             "Install it (./cmake/dev does on Debian and Ubuntu) or set PMR_DEBUG_FETCH_DEPS=ON.")
     endif()
     message(STATUS "Fetching ${package} from ${url}")
-    FetchContent_Declare(${package} URL "${url}" URL_HASH SHA256=${sha256} DOWNLOAD_EXTRACT_TIMESTAMP OFF SYSTEM)
+    FetchContent_Declare(${package} SYSTEM URL "${url}" URL_HASH SHA256=${sha256} DOWNLOAD_EXTRACT_TIMESTAMP OFF)
     FetchContent_MakeAvailable(${package})
 endfunction()
 
