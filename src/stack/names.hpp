@@ -1,0 +1,18 @@
+#pragma once
+
+// Names of functions, floor 2.
+
+#include <span>
+#include <string_view>
+
+namespace pmr_debug::stack {
+
+/// Returns: \p name demangled into \p buffer, cut to fit and NUL-terminated; \p name itself if it is no mangled name,
+/// if the demangler is not at hand, or if it would need more stack than there may be. Allocates nothing.
+[[nodiscard]] const char* demangle(const char* name, std::span<char> buffer) noexcept;
+
+/// True if the function of this demangled name belongs to this library: one of namespace pmr_debug, or the two of
+/// std::pmr::memory_resource that hand requests on to it.
+[[nodiscard]] bool is_library_function(std::string_view name) noexcept;
+
+}  // namespace pmr_debug::stack

@@ -1,0 +1,206 @@
+#include <pmr_debug/stack_trace.hpp>
+
+#include "os/thread.hpp"
+#include "stack/modules.hpp"
+#include "stack/names.hpp"
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <string_view>
+
+#if defined(PMR_DEBUG_HAVE_LIBBACKTRACE) && PMR_DEBUG_HAVE_LIBBACKTRACE
+#include <backtrace.h>
+#endif
+
+namespace pmr_debug {
+namespace stack {
+
+namespace {
+
+/// One at a time, because the symbol tables and the buffer below are shared.
+///
+/// A thread that resolves and, from its visitor, gets to resolve again must not wait for itself; nor must the child of
+/// a fork wait for a thread that exists in its parent only. Both are refused.
+class turn {
+public:
+    turn() noexcept : me_(os::this_thread().number) {
+        const int process = ::getpid();
+        const int holder_process = holder_process_.load(std::memory_order_relaxed);
+        if (holder_process != 0 && (holder_process != process || holder_.load(std::memory_order_relaxed) == me_)) {
+            return;
+        }
+        lock_.lock();
+        holder_.store(me_, std::memory_order_relaxed);
+        holder_process_.store(process, std::memory_order_relaxed);
+        granted_ = true;
+    }
+    turn(const turn&) = delete;
+    turn& operator=(const turn&) = delete;
+    ~turn() {
+        if (granted_) {
+            holder_process_.store(0, std::memory_order_relaxed);
+            holder_.store(0, std::memory_order_relaxed);
+            lock_.unlock();
+        }
+    }
+    [[nodiscard]] bool granted() const noexcept { return granted_; }
+
+private:
+    static constinit os::spin_lock lock_;
+    static constinit std::atomic<std::uint32_t> holder_;
+    static constinit std::atomic<int> holder_process_;
+
+    std::uint32_t me_;
+    bool granted_ = false;
+};
+
+constinit os::spin_lock turn::lock_;
+constinit std::atomic<std::uint32_t> turn::holder_{0};
+constinit std::atomic<int> turn::holder_process_{0};
+
+/// Hands frames of one address out. Of each it is known only when the next one comes whether it was inlined.
+struct emitter {
+    frame_visitor visitor;
+    void* context;
+    std::uintptr_t address;
+    module where;
+
+    void operator()(const char* function, const char* file, int line, bool inlined) const noexcept {
+        static constinit char buffer[8192]{};  // whoever is here has the turn
+        resolved_frame f;
+        f.address = address;
+        f.function = function != nullptr ? demangle(function, buffer) : "";
+        f.file = file != nullptr ? file : "";
+        f.line = line > 0 ? static_cast<unsigned>(line) : 0;
+        f.module = where.path;
+        f.module_offset = address - where.base;
+        f.inlined = inlined;
+        f.in_library = is_library_function(f.function);
+        visitor(f, context);
+    }
+};
+
+const char* exported_name(std::uintptr_t pc) noexcept {
+    Dl_info info{};
+    return ::dladdr(reinterpret_cast<void*>(pc), &info) != 0 ? info.dli_sname : nullptr;
+}
+
+#if defined(PMR_DEBUG_HAVE_LIBBACKTRACE) && PMR_DEBUG_HAVE_LIBBACKTRACE
+
+// libbacktrace reads the list of modules once for each state, and never gives a state's memory back. Programs that load
+// plugins get a fresh state when it matters, but not without end.
+constexpr int most_states = 32;
+
+backtrace_state* state = nullptr;
+int states = 0;
+module_changes state_modules;
+
+void ignore_error(void*, const char*, int) {}
+
+void make_state() noexcept {
+    if (states == most_states) {
+        return;
+    }
+    ++states;
+    state_modules = current_modules();
+    constexpr int one_thread_at_a_time = 0;
+    if (backtrace_state* const fresh = backtrace_create_state(nullptr, one_thread_at_a_time, ignore_error, nullptr);
+        fresh != nullptr) {
+        state = fresh;
+    }
+}
+
+struct source_frames {
+    const emitter& emit;
+    bool have = false;  // one is held back until it is known whether another follows
+    const char* function = nullptr;
+    const char* file = nullptr;
+    int line = 0;
+};
+
+int take_source_frame(void* context, std::uintptr_t, const char* file, int line, const char* function) {
+    source_frames& s = *static_cast<source_frames*>(context);
+    if (file == nullptr && function == nullptr) {
+        return 0;
+    }
+    if (s.have) {
+        s.emit(s.function, s.file, s.line, true);
+    }
+    s.have = true;
+    s.function = function;
+    s.file = file;
+    s.line = line;
+    return 0;
+}
+
+void take_symbol(void* context, std::uintptr_t, const char* name, std::uintptr_t, std::uintptr_t) {
+    *static_cast<const char**>(context) = name;
+}
+
+const char* symbol_name(std::uintptr_t pc) noexcept {
+    const char* name = nullptr;
+    if (state != nullptr) {
+        backtrace_syminfo(state, pc, take_symbol, ignore_error, &name);
+    }
+    return name != nullptr ? name : exported_name(pc);
+}
+
+void emit_frames(const emitter& emit, std::uintptr_t pc) noexcept {
+    source_frames s{emit};
+    if (state != nullptr) {
+        backtrace_pcinfo(state, pc, take_source_frame, ignore_error, &s);
+    }
+    // The debug information leaves the namespace out of functions that are local to their file; the symbol has it.
+    const bool mangled = s.function != nullptr && std::string_view(s.function).starts_with("_Z");
+    const char* const symbol = mangled ? nullptr : symbol_name(pc);
+    emit(symbol != nullptr ? symbol : s.function, s.file, s.line, false);
+}
+
+// A module that came after the state is not in it; where one went, another may be in its place.
+void refresh_state(const module_changes& now) noexcept {
+    if (state == nullptr || now != state_modules) {
+        make_state();
+    }
+}
+
+#else
+
+void emit_frames(const emitter& emit, std::uintptr_t pc) noexcept {
+    emit(exported_name(pc), nullptr, 0, false);
+}
+
+void refresh_state(const module_changes&) noexcept {}
+
+#endif
+
+}  // namespace
+}  // namespace stack
+
+void resolve(trace_id id, frame_visitor visitor, void* context) noexcept {
+    const trace_view trace = view(id);
+    if (trace.frames.empty()) {
+        return;
+    }
+    const stack::turn mine;
+    if (!mine.granted()) {
+        for (const std::uintptr_t address : trace.frames) {
+            const stack::module where = stack::find_module(address - 1);
+            resolved_frame f;
+            f.address = address;
+            f.module = where.path;
+            f.module_offset = address - where.base;
+            visitor(f, context);
+        }
+        return;
+    }
+    stack::refresh_state(stack::current_modules());
+    for (const std::uintptr_t address : trace.frames) {
+        // A return address is where the call's next instruction is; the call itself lies before.
+        const std::uintptr_t pc = address - 1;
+        stack::emit_frames({visitor, context, address, stack::find_module(pc)}, pc);
+    }
+}
+
+}  // namespace pmr_debug
