@@ -38,11 +38,17 @@ struct page_statistics {
     std::uint64_t resident_bytes = 0;   ///< of those, bytes in memory right now (asks the operating system)
     std::uint64_t guarded_bytes = 0;    ///< of those, made inaccessible by guard()
     std::uint64_t unguarded_bytes = 0;  ///< guard() requests the operating system refused, cumulative
+    /// Freed, but the operating system refuses to unmap it (it may, at its mapping limit). The contents are given back,
+    /// the addresses stay taken; every later deallocation tries again.
+    std::uint64_t stuck_bytes = 0;
 };
 
 /// Whole pages from the operating system, for any size and any power-of-two alignment. Fresh memory is zeroed.
-/// Every block is known by address: a wrong size, alignment or pointer on deallocate is reported and never unmaps
-/// anything else. Thread safety: synchronized.
+/// Every block is known by address, with 16 frames of who allocated and who freed it: a wrong size, alignment or
+/// pointer on deallocate is reported and never unmaps anything else.
+/// Throws: std::bad_alloc only. Thread safety: synchronized.
+/// Reports: double_free, invalid_free, interior_free, null_free, wrong_resource, size_mismatch, alignment_mismatch,
+/// bad_alignment, limit_exceeded, upstream_overlap (somebody unmapped a live block), destroyed_resource, leak.
 class page_resource final : public std::pmr::memory_resource {
 public:
     struct options {
@@ -52,6 +58,7 @@ public:
     };
 
     page_resource();
+    /// Throws: std::bad_alloc if there is no private memory for its records.
     explicit page_resource(const options& o);
     page_resource(const page_resource&) = delete;
     page_resource& operator=(const page_resource&) = delete;
@@ -65,17 +72,21 @@ public:
     ///   zero afterwards. Returns: false if nothing was given back. Preconditions: within a live block.
     bool release(void* p, std::size_t bytes) noexcept;
     /// Effects: makes the whole pages within [p, p + bytes) fault on access; their contents are lost. Uses guard
-    /// markers
-    ///   (MADV_GUARD_INSTALL), else mprotect. Returns: false if refused, counted as unguarded.
+    ///   markers (MADV_GUARD_INSTALL), else mprotect. Returns: false if there is no whole page, or if the operating
+    ///   system refuses, which counts as unguarded. Preconditions: within a live block, none of it guarded.
+    ///   Deallocating the block undoes its guards.
     bool guard(void* p, std::size_t bytes) noexcept;
-    /// Effects: undoes guard(); the pages read as zero. Returns: false if refused.
+    /// Effects: undoes every guard() that lies whole within [p, p + bytes); the pages read as zero. Returns: false if
+    ///   one was refused, which stays. Preconditions: within a live block.
     bool unguard(void* p, std::size_t bytes) noexcept;
-    /// Effects: resizes the block at \p p in place. Returns: false, block unchanged, if the addresses behind are taken.
-    ///   On success the block must be deallocated with \p new_bytes.
+    /// Effects: resizes the block at \p p in place; pages added read as zero. Returns: false, block unchanged, if the
+    ///   addresses behind are taken, the limit is in the way, or \p p or \p old_bytes is wrong (reported as by
+    ///   deallocate). On success the block must be deallocated with \p new_bytes.
     bool resize(void* p, std::size_t old_bytes, std::size_t new_bytes) noexcept;
 
     [[nodiscard]] std::string_view name() const noexcept;
     [[nodiscard]] page_statistics pages() const noexcept;
+    /// Counters; asks the operating system for `resident_bytes`, which takes time with many blocks.
     [[nodiscard]] statistics stats() const noexcept;
     [[nodiscard]] error_counts errors() const noexcept;
     /// True if no error of any kind was reported.

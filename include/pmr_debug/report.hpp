@@ -68,7 +68,7 @@ enum class action : std::uint8_t {
     carry_on,  ///< go on by the rule of the kind
 };
 
-/// Who a resource is. `name` and `type` are valid for the life of the process.
+/// Who a resource is. `type` is valid for the life of the process, `name` until 4096 more resources have died.
 struct resource_ref {
     std::uint64_t id = 0;   ///< 1-based, never reused; 0: none
     std::string_view name;  ///< as given in the options; empty if none

@@ -11,62 +11,102 @@ namespace pmr_debug::metadata {
 
 namespace {
 
-// Records sit in blocks that are never freed or moved; `published` counts those a reader may look at.
-constexpr std::size_t block_records = 128;
+// Records are made in blocks, which are never freed, so that a pointer to one stays readable.
+constexpr std::size_t block_records = 64;
 
-struct record_block {
-    resource_record records[block_records];
-    std::atomic<record_block*> next{nullptr};
+struct list {
+    resource_record* first = nullptr;
+    resource_record* last = nullptr;
+    std::size_t size = 0;
 };
 
-constinit std::atomic<record_block*> first_block{nullptr};
-constinit std::atomic<std::size_t> published{0};
-constinit os::spin_lock writer;
+using link = resource_record* resource_record::*;
 
-record_block* new_block() noexcept {
-    arena* const memory = process_arena();
-    void* const p = memory != nullptr ? memory->allocate(sizeof(record_block)) : nullptr;
-    return p != nullptr ? ::new (p) record_block : nullptr;
+constinit os::spin_lock guard;
+constinit std::uint64_t last_id = 0;
+constinit list all;     // by construction, linked by older and newer
+constinit list living;  // by construction, linked by before and after
+constinit list dead;    // by death, linked by before and after
+constinit resource_record* unused = nullptr;  // linked by after
+
+template <link Before, link After>
+void append(list& l, resource_record* r) noexcept {
+    r->*Before = l.last;
+    r->*After = nullptr;
+    (l.last != nullptr ? l.last->*After : l.first) = r;
+    l.last = r;
+    ++l.size;
 }
 
-resource_record* next_record(std::size_t index) noexcept {
-    std::atomic<record_block*>* link = &first_block;
-    for (std::size_t skip = index / block_records; skip != 0; --skip) {
-        link = &link->load(std::memory_order_acquire)->next;
+template <link Before, link After>
+void unlink(list& l, resource_record* r) noexcept {
+    (r->*Before != nullptr ? (r->*Before)->*After : l.first) = r->*After;
+    (r->*After != nullptr ? (r->*After)->*Before : l.last) = r->*Before;
+    --l.size;
+}
+
+constexpr auto append_all = append<&resource_record::older, &resource_record::newer>;
+constexpr auto unlink_all = unlink<&resource_record::older, &resource_record::newer>;
+constexpr auto append_half = append<&resource_record::before, &resource_record::after>;
+constexpr auto unlink_half = unlink<&resource_record::before, &resource_record::after>;
+
+resource_record* take_oldest_dead() noexcept {
+    resource_record* const r = dead.first;
+    if (r != nullptr) {
+        unlink_half(dead, r);
+        unlink_all(all, r);
     }
-    record_block* block = link->load(std::memory_order_acquire);
-    if (block == nullptr) {
-        block = new_block();
-        if (block == nullptr) {
-            return nullptr;
+    return r;
+}
+
+resource_record* take_record() noexcept {
+    if (dead.size >= dead_records_kept) {
+        return take_oldest_dead();
+    }
+    if (unused == nullptr) {
+        arena* const memory = process_arena();
+        void* const p = memory != nullptr ? memory->allocate(sizeof(resource_record) * block_records) : nullptr;
+        if (p == nullptr) {
+            return take_oldest_dead();
         }
-        link->store(block, std::memory_order_release);
+        auto* const records = static_cast<resource_record*>(p);
+        for (std::size_t i = 0; i < block_records; ++i) {
+            resource_record* const r = ::new (records + i) resource_record;
+            r->after = unused;
+            unused = r;
+        }
     }
-    return &block->records[index % block_records];
+    resource_record* const r = unused;
+    unused = r->after;
+    return r;
 }
 
 }  // namespace
 
 resource_record* register_resource(resource_kind kind, const char* type, std::string_view name, const void* address,
-                                   const void* upstream, void* core, trace_id born) noexcept {
-    const std::scoped_lock hold(writer);
-    const std::size_t index = published.load(std::memory_order_relaxed);
-    resource_record* const r = next_record(index);
+                                   const void* upstream, void* core, trace_id born, owns_function owns) noexcept {
+    const std::scoped_lock hold(guard);
+    resource_record* const r = take_record();
     if (r == nullptr) {
         return nullptr;
     }
-    r->id = index + 1;
+    r->id = ++last_id;
     r->address = address;
     r->upstream = upstream;
     r->core = core;
+    r->owns = owns;
     r->kind = kind;
     r->born = born;
+    r->died = trace_id::none;
     r->type = type;
     const std::size_t kept = name.size() < sizeof r->name - 1 ? name.size() : sizeof r->name - 1;
-    std::memcpy(r->name, name.data(), kept);
+    if (kept != 0) {
+        std::memcpy(r->name, name.data(), kept);
+    }
     r->name[kept] = '\0';
+    append_all(all, r);
+    append_half(living, r);
     r->alive.store(true, std::memory_order_release);
-    published.store(index + 1, std::memory_order_release);
     return r;
 }
 
@@ -74,40 +114,64 @@ void unregister_resource(resource_record* r, trace_id died) noexcept {
     if (r == nullptr) {
         return;
     }
-    const std::scoped_lock hold(writer);
+    const std::scoped_lock hold(guard);
     r->died = died;
     r->core = nullptr;
+    r->owns = nullptr;
+    unlink_half(living, r);
+    append_half(dead, r);
     r->alive.store(false, std::memory_order_release);
 }
 
-void for_each_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept {
-    std::size_t left = published.load(std::memory_order_acquire);
-    record_block* block = first_block.load(std::memory_order_acquire);
-    for (; left != 0; block = block->next.load(std::memory_order_acquire)) {
-        for (std::size_t i = 0; i < block_records && left != 0; ++i, --left) {
-            if (!visit(block->records[i], context)) {
-                return;
-            }
+resource_record* find_resource(const void* address) noexcept {
+    const std::scoped_lock hold(guard);
+    for (resource_record* r = living.last; r != nullptr; r = r->before) {
+        if (r->address == address) {
+            return r;
         }
+    }
+    return nullptr;
+}
+
+resource_record* find_dead_resource(const void* address) noexcept {
+    const std::scoped_lock hold(guard);
+    for (resource_record* r = dead.last; r != nullptr; r = r->before) {
+        if (r->address == address) {
+            return r;
+        }
+    }
+    return nullptr;
+}
+
+resource_ref find_owner(const void* p, const resource_record* self, below upstreams, owned_block* out) noexcept {
+    const std::scoped_lock hold(guard);
+    // An upstream is older than whoever uses it, so walking back meets the chain below `self` in its order.
+    const void* next_below = self != nullptr ? self->upstream : nullptr;
+    bool direct = true;
+    for (resource_record* r = living.last; r != nullptr; r = r->before) {
+        bool ask = r != self && r->owns != nullptr;
+        if (next_below != nullptr && r->address == next_below) {
+            ask = ask && upstreams == below::ask && (direct || r->kind != resource_kind::page);
+            next_below = r->upstream;
+            direct = false;
+        }
+        if (ask && r->owns(r->core, p, out)) {
+            return describe(r);
+        }
+    }
+    return {};
+}
+
+void for_each_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept {
+    const std::scoped_lock hold(guard);
+    for (resource_record* r = all.first; r != nullptr && visit(*r, context); r = r->newer) {
     }
 }
 
-resource_record* find_resource(const void* address) noexcept {
-    struct search {
-        const void* address;
-        resource_record* found;
-    } s{address, nullptr};
-    for_each_resource(
-        [](resource_record& r, void* context) noexcept {
-            auto& want = *static_cast<search*>(context);
-            if (r.address == want.address && r.alive.load(std::memory_order_acquire)) {
-                want.found = &r;
-                return false;
-            }
-            return true;
-        },
-        &s);
-    return s.found;
+void for_each_living_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept {
+    const std::scoped_lock hold(guard);
+    for (resource_record* r = living.first; r != nullptr && visit(*r, context); r = r->after) {
+    }
 }
 
 resource_ref describe(const resource_record* r) noexcept {

@@ -1,6 +1,7 @@
 #pragma once
 
-// Every resource that lives or lived, floor 1. Records are never removed, so a report can name a dead resource.
+// Every resource that lives, and those that died last, floor 1: a report can name a dead resource, and the owner of a
+// block it does not know itself.
 
 #include <pmr_debug/report.hpp>
 
@@ -13,31 +14,73 @@ namespace pmr_debug::metadata {
 
 enum class resource_kind : std::uint8_t { page, general_purpose, tracking, canary, end_of_page, temp, other };
 
+/// A live block, as its owner describes it.
+struct owned_block {
+    block_info block;
+    trace_id allocated = trace_id::none;
+};
+
+/// Asks a resource by its core whether a live block of its own starts at \p p, and what it knows of it. May be called
+/// from any thread, under the registry's lock: must neither call the registry nor report. May say no where looking
+/// would not be safe.
+using owns_function = bool (*)(void* core, const void* p, owned_block* out) noexcept;
+
 struct resource_record {
     std::uint64_t id = 0;
     const void* address = nullptr;  ///< the std::pmr::memory_resource subobject
     const void* upstream = nullptr;
     void* core = nullptr;  ///< state of the resource, whose type follows from `kind`; null once dead
+    owns_function owns = nullptr;
     resource_kind kind = resource_kind::other;
     std::atomic<bool> alive{false};
     trace_id born = trace_id::none;
     trace_id died = trace_id::none;
     const char* type = "";  ///< static string
     char name[64]{};        ///< copied, cut to fit, NUL-terminated
+
+    // The registry's own links: all records in order of construction; the living in that order, or the dead in order of
+    // death.
+    resource_record* older = nullptr;
+    resource_record* newer = nullptr;
+    resource_record* before = nullptr;
+    resource_record* after = nullptr;
 };
+
+/// Dead records kept. Beyond them, the record of the resource dead longest is used again, under a new id.
+inline constexpr std::size_t dead_records_kept = 4096;
 
 /// Effects: adds a record. Returns: null if private memory is used up; the caller then goes unregistered.
 resource_record* register_resource(resource_kind kind, const char* type, std::string_view name, const void* address,
-                                   const void* upstream, void* core, trace_id born) noexcept;
+                                   const void* upstream, void* core, trace_id born,
+                                   owns_function owns = nullptr) noexcept;
 
-/// Effects: marks \p r dead. Null is allowed.
+/// Effects: marks \p r dead. Null is allowed. Once it returns, nobody looks at the core any more.
 void unregister_resource(resource_record* r, trace_id died) noexcept;
 
 /// Returns: the living resource at \p address (a std::pmr::memory_resource*), or null if it is none of this library's.
+/// Takes time in proportion to the living resources.
 [[nodiscard]] resource_record* find_resource(const void* address) noexcept;
 
+/// Returns: the resource at \p address that died last, or null if its record is gone.
+[[nodiscard]] resource_record* find_dead_resource(const void* address) noexcept;
+
+/// Which of the resources below the asking one may be named as owner.
+enum class below : std::uint8_t {
+    ask,   ///< all of them; a page_resource only if it is the direct upstream: its blocks are others' raw material
+    skip,  ///< none
+};
+
+/// Effects: asks the living resources but \p self, the one constructed last first, for the block that starts at \p p.
+/// Returns: what is known of the owner (id 0: there is none), and its block in \p out.
+[[nodiscard]] resource_ref find_owner(const void* p, const resource_record* self, below upstreams,
+                                      owned_block* out) noexcept;
+
 /// Effects: calls \p visit for every record, dead ones included, in order of construction, until it returns false.
+/// Preconditions: \p visit does not call the registry. No resource dies while it runs.
 void for_each_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept;
+
+/// As for_each_resource, for the living only.
+void for_each_living_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept;
 
 /// The public view of a record; empty for null.
 [[nodiscard]] resource_ref describe(const resource_record* r) noexcept;

@@ -1,0 +1,144 @@
+#include "metadata/block_table.hpp"
+
+#include <cstring>
+
+namespace pmr_debug::metadata {
+
+namespace {
+
+constexpr std::size_t first_slots = 16;
+
+}  // namespace
+
+block_info describe(const block_entry& e) noexcept {
+    return {.address = e.address,
+            .size = e.size,
+            .alignment = e.alignment,
+            .serial = e.serial,
+            .state = e.live ? block_state::live : block_state::freed,
+            .alloc_thread = e.alloc_thread,
+            .free_thread = e.free_thread};
+}
+
+bool block_table::open(arena& memory, unsigned shards, std::size_t freed_kept) noexcept {
+    memory_ = &memory;
+    shard_mask_ = shards - 1;
+    ring_size_ = (freed_kept + shards - 1) / shards;
+    shards_ = static_cast<shard*>(memory.allocate_zeroed(sizeof(shard) * shards));
+    return shards_ != nullptr;
+}
+
+bool block_table::grow(shard& s) noexcept {
+    const std::size_t old_count = s.slots != nullptr ? s.mask + 1 : 0;
+    const std::size_t count = old_count != 0 ? old_count * 2 : first_slots;
+    auto* const fresh = static_cast<slot*>(memory_->allocate_zeroed(count * sizeof(slot)));
+    if (fresh == nullptr) {
+        // Crowded is better than refusing, as long as a probe still ends.
+        return old_count != 0 && s.used + 1 < old_count;
+    }
+    slot* const old = s.slots;
+    s.slots = fresh;
+    s.mask = count - 1;
+    s.shift = 64U - static_cast<unsigned>(std::countr_zero(count));
+    for (std::size_t i = 0; i < old_count; ++i) {
+        if (old[i].address != 0) {
+            *probe(s, old[i].address, hash(old[i].address)) = old[i];
+        }
+    }
+    if (old != nullptr) {
+        memory_->free(old, old_count * sizeof(slot));
+    }
+    return true;
+}
+
+bool block_table::open_ring(shard& s) noexcept {
+    if (ring_size_ != 0) {
+        s.ring = static_cast<ring_entry*>(memory_->allocate_zeroed(ring_size_ * sizeof(ring_entry)));
+    }
+    return s.ring != nullptr;
+}
+
+// Deletion by backward shift (Knuth, TAOCP 3, 6.4, algorithm R): close the gap with whoever probed past it.
+void block_table::remove(shard& s, slot* hole) noexcept {
+    auto gap = static_cast<std::size_t>(hole - s.slots);
+    for (std::size_t i = (gap + 1) & s.mask; s.slots[i].address != 0; i = (i + 1) & s.mask) {
+        const std::size_t wanted = home(s, hash(s.slots[i].address));
+        if (((i - wanted) & s.mask) >= ((i - gap) & s.mask)) {
+            s.slots[gap] = s.slots[i];
+            gap = i;
+        }
+    }
+    s.slots[gap] = {};
+    --s.used;
+}
+
+block_table::outcome block_table::resize(const void* p, std::size_t old_size, std::size_t new_size,
+                                         block_entry& found) noexcept {
+    const auto address = reinterpret_cast<std::uintptr_t>(p);
+    const std::uint64_t h = hash(address);
+    shard& s = shard_of(h);
+    const os::brief_hold<true> hold(s.lock);
+    slot* const r = s.slots != nullptr ? probe(s, address, h) : nullptr;
+    if (r == nullptr || r->address == 0) {
+        return outcome::unknown;
+    }
+    found = entry(s, *r);
+    if (!found.live) {
+        return outcome::freed;
+    }
+    if (r->size != old_size) {
+        return outcome::mismatch;
+    }
+    r->size = new_size;
+    return outcome::done;
+}
+
+bool block_table::find(const void* p, block_entry& found) noexcept {
+    const auto address = reinterpret_cast<std::uintptr_t>(p);
+    const std::uint64_t h = hash(address);
+    if (shards_ == nullptr || address == 0) {
+        return false;
+    }
+    shard& s = shard_of(h);
+    const os::brief_hold<true> hold(s.lock);
+    const slot* const r = s.slots != nullptr ? probe(s, address, h) : nullptr;
+    if (r == nullptr || r->address == 0) {
+        return false;
+    }
+    found = entry(s, *r);
+    return true;
+}
+
+block_table::relation block_table::nearest(const void* p, std::size_t reach, block_entry& found) noexcept {
+    const auto at = reinterpret_cast<std::uintptr_t>(p);
+    // Smaller is better: start or inside of a live block, then of a freed one, then by distance.
+    relation best = relation::none;
+    std::uint64_t best_rank = ~std::uint64_t{0};
+    for_each([&](const block_entry& e) noexcept {
+        const auto from = reinterpret_cast<std::uintptr_t>(e.address);
+        const std::uintptr_t to = e.size < UINTPTR_MAX - from ? from + e.size : UINTPTR_MAX;
+        relation r = relation::near;
+        std::uint64_t rank = 0;
+        if (at == from) {
+            r = relation::start;
+            rank = e.live ? 0 : 2;
+        } else if (at > from && at < to) {
+            r = relation::inside;
+            rank = e.live ? 1 : 3;
+        } else {
+            const std::uintptr_t distance = at < from ? from - at : at - to;
+            if (distance > reach) {
+                return;
+            }
+            rank = 4 + 2 * static_cast<std::uint64_t>(distance) + (e.live ? 0 : 1);
+        }
+        if (rank < best_rank) {
+            best_rank = rank;
+            best = r;
+            found = e;
+        }
+    });
+    return best;
+}
+
+}  // namespace pmr_debug::metadata

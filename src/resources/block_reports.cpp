@@ -1,0 +1,131 @@
+#include "resources/block_reports.hpp"
+
+#include "report/leaks.hpp"
+
+namespace pmr_debug::detail {
+
+namespace {
+
+// A block further away than this says nothing about a stray pointer.
+constexpr std::size_t near_bytes = std::size_t{1} << 20;
+
+report given(error_kind kind, const metadata::resource_record* self, const void* p, std::size_t bytes,
+             std::size_t alignment) noexcept {
+    report r;
+    r.kind = kind;
+    r.resource = metadata::describe(self);
+    r.pointer = p;
+    r.has_given = true;
+    r.given_size = bytes;
+    r.given_alignment = alignment;
+    return r;
+}
+
+void add_block(report& r, const metadata::block_entry& known) noexcept {
+    r.block = metadata::describe(known);
+    r.allocated = known.allocated;
+    r.freed = known.freed;
+}
+
+}  // namespace
+
+void block_reporter::request(error_kind kind, const void* p, std::size_t bytes, std::size_t alignment) const noexcept {
+    report r = given(kind, self, p, bytes, alignment);
+    raise(errors, r);
+}
+
+void block_reporter::block(error_kind kind, const void* p, const metadata::block_entry& known, std::size_t bytes,
+                           std::size_t alignment) const noexcept {
+    report r = given(kind, self, p, bytes, alignment);
+    add_block(r, known);
+    raise(errors, r);
+}
+
+void block_reporter::limit(std::size_t limit, std::size_t in_use, std::size_t bytes,
+                           std::size_t alignment) const noexcept {
+    report r = given(error_kind::limit_exceeded, self, nullptr, bytes, alignment);
+    r.limit = limit;
+    r.in_use = in_use;
+    raise(errors, r);
+}
+
+void block_reporter::bad_pointer(metadata::block_table::outcome why, const void* p, const metadata::block_entry& found,
+                                 std::size_t bytes, std::size_t alignment) const noexcept {
+    using relation = metadata::block_table::relation;
+    report r = given(error_kind::invalid_free, self, p, bytes, alignment);
+    if (p == nullptr) {
+        r.kind = error_kind::null_free;
+        raise(errors, r);
+        return;
+    }
+    // Another owner comes first: the address may have been ours once and be theirs now. But that an upstream owns the
+    // address of a block we freed is no wonder.
+    const bool freed_here = why == metadata::block_table::outcome::freed;
+    metadata::owned_block theirs;
+    if (const resource_ref owner =
+            metadata::find_owner(p, self, freed_here ? metadata::below::skip : metadata::below::ask, &theirs);
+        owner.id != 0) {
+        r.kind = error_kind::wrong_resource;
+        r.owner = owner;
+        r.block = theirs.block;
+        r.allocated = theirs.allocated;
+    } else if (freed_here) {
+        r.kind = error_kind::double_free;
+        add_block(r, found);
+    } else {
+        metadata::block_entry close;
+        const relation how = blocks.nearest(p, near_bytes, close);
+        if (how != relation::none) {
+            add_block(r, close);
+        }
+        if (how == relation::inside) {
+            r.kind = error_kind::interior_free;
+        } else if (how == relation::near) {
+            r.nearest_only = true;
+        }
+    }
+    raise(errors, r);
+}
+
+void block_reporter::mismatch(const void* p, const metadata::block_entry& known, std::size_t bytes,
+                              std::size_t alignment) const noexcept {
+    if (known.size != bytes) {
+        block(error_kind::size_mismatch, p, known, bytes, alignment);
+    }
+    if (known.alignment != alignment) {
+        block(error_kind::alignment_mismatch, p, known, bytes, alignment);
+    }
+}
+
+std::size_t block_reporter::leaks() const noexcept {
+    leak_grouper groups;
+    blocks.for_each_live([&](const metadata::block_entry& e) noexcept {
+        groups.add(e.allocated, e.size, e.address, e.serial);  // refused: it counts into a group of its own
+    });
+    const std::size_t count = groups.total_blocks();
+    if (count != 0) {
+        report r;
+        r.kind = error_kind::leak;
+        r.resource = metadata::describe(self);
+        r.leaks = groups.finish();
+        r.leaked_blocks = count;
+        r.leaked_bytes = groups.total_bytes();
+        raise(errors, r);
+    }
+    return count;
+}
+
+void report_destroyed(const void* address, std::string_view type, const void* p, std::size_t bytes,
+                      std::size_t alignment) noexcept {
+    // The resource's own tally died with it.
+    static constinit error_tally nobody;
+    const metadata::resource_record* const record = metadata::find_dead_resource(address);
+    report r = given(error_kind::destroyed_resource, record, p, bytes, alignment);
+    if (record == nullptr) {
+        r.resource.type = type;
+        r.resource.address = address;
+    }
+    raise(nobody, r);
+}
+
+}  // namespace pmr_debug::detail

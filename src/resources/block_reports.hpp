@@ -1,0 +1,46 @@
+#pragma once
+
+// Reports that every resource with a block table makes in the same way, floor 4.
+
+#include "metadata/block_table.hpp"
+#include "metadata/registry.hpp"
+#include "report/dispatch.hpp"
+
+#include <cstddef>
+
+namespace pmr_debug::detail {
+
+/// Who reports. \p self may be null (a resource that could not be registered).
+struct block_reporter {
+    error_tally& errors;
+    const metadata::resource_record* self;
+    metadata::block_table& blocks;
+
+    /// Effects: raises \p kind about a request of \p bytes and \p alignment.
+    void request(error_kind kind, const void* p, std::size_t bytes, std::size_t alignment) const noexcept;
+
+    /// Effects: raises \p kind about a request and a known block.
+    void block(error_kind kind, const void* p, const metadata::block_entry& known, std::size_t bytes,
+               std::size_t alignment) const noexcept;
+
+    /// Effects: raises limit_exceeded.
+    void limit(std::size_t limit, std::size_t in_use, std::size_t bytes, std::size_t alignment) const noexcept;
+
+    /// Effects: finds out what is wrong with a pointer that is no live block, and raises null_free, double_free,
+    ///   wrong_resource, interior_free or invalid_free. \p found: the record, if \p why is `freed`.
+    void bad_pointer(metadata::block_table::outcome why, const void* p, const metadata::block_entry& found,
+                     std::size_t bytes, std::size_t alignment) const noexcept;
+
+    /// Effects: raises size_mismatch and alignment_mismatch as they apply.
+    void mismatch(const void* p, const metadata::block_entry& known, std::size_t bytes,
+                  std::size_t alignment) const noexcept;
+
+    /// Effects: raises one leak report about all live blocks, if there are any. Returns: how many.
+    std::size_t leaks() const noexcept;
+};
+
+/// Effects: raises destroyed_resource about a call to the dead resource at \p address, to the default handler.
+void report_destroyed(const void* address, std::string_view type, const void* p, std::size_t bytes,
+                      std::size_t alignment) noexcept;
+
+}  // namespace pmr_debug::detail
