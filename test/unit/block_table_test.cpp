@@ -1,0 +1,245 @@
+#include "metadata/block_table.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <random>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using pmr_debug::trace_id;
+using pmr_debug::metadata::arena;
+using pmr_debug::metadata::block_entry;
+using pmr_debug::metadata::block_table;
+using outcome = block_table::outcome;
+using relation = block_table::relation;
+
+const void* at(std::uintptr_t address) {
+    return reinterpret_cast<const void*>(address);
+}
+
+struct fixture {
+    explicit fixture(unsigned shards = 1, std::size_t freed_kept = 64, std::size_t reserve = std::size_t{1} << 30) {
+        EXPECT_TRUE(memory.open(reserve));
+        EXPECT_TRUE(table.open(memory, shards, freed_kept));
+    }
+    ~fixture() { memory.close(); }
+
+    outcome insert(std::uintptr_t address, std::size_t size = 8, std::size_t alignment = 8) {
+        return table.insert<true>(at(address), size, alignment, trace_id{11}, 3, last,
+                                  [this]() noexcept { return ++serial; });
+    }
+    outcome erase(std::uintptr_t address) { return table.erase<true>(at(address), trace_id{22}, 4, last); }
+
+    arena memory;
+    block_table table;
+    block_entry last;
+    std::uint64_t serial = 0;
+};
+
+TEST(block_table, keeps_every_fact_of_a_block) {
+    fixture f;
+    ASSERT_EQ(f.insert(0x7fff'0000'1000, SIZE_MAX - 5, std::size_t{1} << 63), outcome::done);
+    block_entry e;
+    ASSERT_TRUE(f.table.find(at(0x7fff'0000'1000), e));
+    EXPECT_EQ(e.address, at(0x7fff'0000'1000));
+    EXPECT_EQ(e.size, SIZE_MAX - 5);
+    EXPECT_EQ(e.alignment, std::size_t{1} << 63);
+    EXPECT_EQ(e.serial, 1U);
+    EXPECT_EQ(e.allocated, trace_id{11});
+    EXPECT_EQ(e.alloc_thread, 3U);
+    EXPECT_TRUE(e.live);
+    EXPECT_EQ(e.freed, trace_id::none);
+    EXPECT_FALSE(f.table.find(at(0x7fff'0000'1008), e));
+}
+
+TEST(block_table, a_freed_block_is_remembered_with_both_traces) {
+    fixture f;
+    ASSERT_EQ(f.insert(0x1000, 100, 16), outcome::done);
+    ASSERT_EQ(f.erase(0x1000), outcome::done);
+    EXPECT_TRUE(f.last.live);  // as it was before
+    EXPECT_EQ(f.last.size, 100U);
+    ASSERT_EQ(f.erase(0x1000), outcome::freed);
+    EXPECT_FALSE(f.last.live);
+    EXPECT_EQ(f.last.size, 100U);
+    EXPECT_EQ(f.last.alignment, 16U);
+    EXPECT_EQ(f.last.allocated, trace_id{11});
+    EXPECT_EQ(f.last.freed, trace_id{22});
+    EXPECT_EQ(f.last.alloc_thread, 3U);
+    EXPECT_EQ(f.last.free_thread, 4U);
+    EXPECT_EQ(f.erase(0x2000), outcome::unknown);
+}
+
+TEST(block_table, an_address_allocated_again_has_no_past) {
+    fixture f(1, 4);
+    ASSERT_EQ(f.insert(0x1000, 100), outcome::done);
+    ASSERT_EQ(f.erase(0x1000), outcome::done);
+    ASSERT_EQ(f.insert(0x1000, 50), outcome::done);
+    // The ring comes round to the stale entry: the live block must survive that.
+    for (std::uintptr_t i = 0; i < 20; ++i) {
+        ASSERT_EQ(f.insert(0x10'0000 + i * 64), outcome::done);
+        ASSERT_EQ(f.erase(0x10'0000 + i * 64), outcome::done);
+    }
+    block_entry e;
+    ASSERT_TRUE(f.table.find(at(0x1000), e));
+    EXPECT_TRUE(e.live);
+    EXPECT_EQ(e.size, 50U);
+    EXPECT_EQ(e.serial, 2U);
+}
+
+TEST(block_table, exactly_the_last_freed_blocks_are_remembered) {
+    fixture f(1, 8);
+    for (std::uintptr_t i = 1; i <= 20; ++i) {
+        ASSERT_EQ(f.insert(i * 64), outcome::done);
+    }
+    for (std::uintptr_t i = 1; i <= 20; ++i) {
+        ASSERT_EQ(f.erase(i * 64), outcome::done);
+    }
+    for (std::uintptr_t i = 1; i <= 20; ++i) {
+        EXPECT_EQ(f.erase(i * 64), i <= 12 ? outcome::unknown : outcome::freed) << i;
+    }
+}
+
+TEST(block_table, remembers_nothing_if_told_so) {
+    fixture f(1, 0);
+    ASSERT_EQ(f.insert(0x1000), outcome::done);
+    ASSERT_EQ(f.erase(0x1000), outcome::done);
+    EXPECT_EQ(f.erase(0x1000), outcome::unknown);
+}
+
+TEST(block_table, a_live_address_cannot_be_inserted_again) {
+    fixture f;
+    ASSERT_EQ(f.insert(0x1000, 7), outcome::done);
+    EXPECT_EQ(f.insert(0x1000, 9), outcome::occupied);
+    EXPECT_EQ(f.last.size, 7U);
+    EXPECT_EQ(f.last.serial, 1U);
+    EXPECT_EQ(f.serial, 1U) << "a refused block must not take a number";
+}
+
+TEST(block_table, resize_checks_the_old_size) {
+    fixture f;
+    ASSERT_EQ(f.insert(0x1000, 7), outcome::done);
+    block_entry e;
+    EXPECT_EQ(f.table.resize(at(0x1000), 8, 9, e), outcome::mismatch);
+    EXPECT_EQ(f.table.resize(at(0x1000), 7, 9, e), outcome::done);
+    EXPECT_EQ(e.size, 7U);
+    EXPECT_EQ(f.table.resize(at(0x1000), 9, 10, e), outcome::done);
+    EXPECT_EQ(f.table.resize(at(0x2000), 9, 10, e), outcome::unknown);
+    ASSERT_EQ(f.erase(0x1000), outcome::done);
+    EXPECT_EQ(f.table.resize(at(0x1000), 10, 11, e), outcome::freed);
+}
+
+TEST(block_table, nearest_prefers_the_block_that_holds_the_address) {
+    fixture f(64);
+    ASSERT_EQ(f.insert(0x10000, 100), outcome::done);
+    ASSERT_EQ(f.insert(0x10080, 16), outcome::done);
+    ASSERT_EQ(f.insert(0x20000, 4096), outcome::done);
+    ASSERT_EQ(f.erase(0x20000), outcome::done);
+    block_entry e;
+    EXPECT_EQ(f.table.nearest(at(0x10000), 1000, e), relation::start);
+    EXPECT_EQ(f.table.nearest(at(0x10063), 1000, e), relation::inside);
+    EXPECT_EQ(e.address, at(0x10000));
+    EXPECT_EQ(f.table.nearest(at(0x10064), 1000, e), relation::near);  // one past the end
+    EXPECT_EQ(e.address, at(0x10000));
+    EXPECT_EQ(f.table.nearest(at(0x1007f), 1000, e), relation::near);
+    EXPECT_EQ(e.address, at(0x10080));
+    EXPECT_EQ(f.table.nearest(at(0x20800), 1000, e), relation::inside);
+    EXPECT_FALSE(e.live);
+    EXPECT_EQ(f.table.nearest(at(0x90000), 1000, e), relation::none);
+}
+
+TEST(block_table, a_block_that_ends_at_the_top_of_the_address_space_does_not_wrap) {
+    fixture f;
+    ASSERT_EQ(f.insert(0x1000, SIZE_MAX), outcome::done);
+    block_entry e;
+    EXPECT_EQ(f.table.nearest(at(0x900), 0, e), relation::none);
+    EXPECT_EQ(f.table.nearest(at(0xffff'0000), 0, e), relation::inside);
+}
+
+// Random operations against std::map, small and large tables, with addresses that are used again.
+void compare_with_model(unsigned shards, std::size_t freed_kept, std::uintptr_t addresses, int operations) {
+    fixture f(shards, freed_kept);
+    std::map<std::uintptr_t, std::pair<std::size_t, std::uint64_t>> model;
+    std::mt19937_64 random(shards + freed_kept);
+    for (int i = 0; i < operations; ++i) {
+        const std::uintptr_t address = 0x5555'0000'0000 + (random() % addresses) * 16;
+        const auto known = model.find(address);
+        if (random() % 2 == 0) {
+            const std::size_t size = random() % 1000;
+            const outcome o = f.insert(address, size);
+            ASSERT_EQ(o, known == model.end() ? outcome::done : outcome::occupied);
+            if (o == outcome::done) {
+                model[address] = {size, f.serial};
+            }
+        } else if (known != model.end()) {
+            ASSERT_EQ(f.erase(address), outcome::done);
+            ASSERT_EQ(f.last.size, known->second.first);
+            ASSERT_EQ(f.last.serial, known->second.second);
+            model.erase(known);
+        } else {
+            ASSERT_NE(f.erase(address), outcome::done);
+        }
+    }
+    std::size_t live = 0;
+    f.table.for_each_live([&](const block_entry& e) noexcept {
+        ++live;
+        const auto known = model.find(reinterpret_cast<std::uintptr_t>(e.address));
+        EXPECT_TRUE(known != model.end() && known->second.first == e.size && known->second.second == e.serial);
+    });
+    EXPECT_EQ(live, model.size());
+}
+
+TEST(block_table, agrees_with_a_map_under_random_use) {
+    compare_with_model(1, 16, 40, 20'000);
+    compare_with_model(1, 0, 3000, 100'000);
+    compare_with_model(64, 256, 3000, 100'000);
+    compare_with_model(64, 4096, 20'000, 200'000);
+}
+
+TEST(block_table, refuses_a_block_when_private_memory_is_used_up_and_loses_none) {
+    fixture f(1, 4, std::size_t{1} << 20);
+    std::uintptr_t n = 0;
+    while (n < 100'000 && f.insert(0x1'0000 + n * 16) == outcome::done) {
+        ++n;
+    }
+    ASSERT_LT(n, 100'000U);
+    EXPECT_GT(n, 10'000U);  // 1 MiB of 32-byte slots, half of it spent on growing
+    EXPECT_EQ(f.serial, n);
+    for (std::uintptr_t i = 0; i < n; ++i) {
+        ASSERT_EQ(f.erase(0x1'0000 + i * 16), outcome::done);
+    }
+}
+
+TEST(block_table, threads_do_not_disturb_each_other) {
+    fixture f(64, 1024);
+    constexpr std::uintptr_t threads = 4;
+    constexpr std::uintptr_t blocks = 20'000;
+    std::vector<std::thread> running;
+    std::vector<std::size_t> failures(threads);
+    for (std::uintptr_t t = 0; t < threads; ++t) {
+        running.emplace_back([&f, &failures, t] {
+            block_entry e;
+            for (std::uintptr_t i = 0; i < blocks; ++i) {
+                const void* const p = at(0x1'0000 + (i * threads + t) * 16);
+                const bool in = f.table.insert<true>(p, i, 8, trace_id{1}, 1, e,
+                                                     [i]() noexcept { return i + 1; }) == outcome::done;
+                const bool out = i % 2 != 0 || (f.table.erase<true>(p, trace_id{2}, 1, e) == outcome::done &&
+                                                e.size == i && e.serial == i + 1);
+                failures[t] += in && out ? 0 : 1;
+            }
+        });
+    }
+    for (std::thread& t : running) {
+        t.join();
+    }
+    EXPECT_EQ(std::count(failures.begin(), failures.end(), 0U), static_cast<std::ptrdiff_t>(threads));
+    std::size_t live = 0;
+    f.table.for_each_live([&](const block_entry&) noexcept { ++live; });
+    EXPECT_EQ(live, threads * blocks / 2);
+}
+
+}  // namespace
