@@ -24,9 +24,9 @@ using link = resource_record* resource_record::*;
 
 constinit os::spin_lock guard;
 constinit std::uint64_t last_id = 0;
-constinit list all;     // by construction, linked by older and newer
-constinit list living;  // by construction, linked by before and after
-constinit list dead;    // by death, linked by before and after
+constinit list all;                           // by construction, linked by older and newer
+constinit list living;                        // by construction, linked by before and after
+constinit list dead;                          // by death, linked by before and after
 constinit resource_record* unused = nullptr;  // linked by after
 
 template <link Before, link After>

@@ -336,9 +336,9 @@ bool page_resource::guard(void* p, std::size_t bytes) noexcept {
     const os::guard_tier tier = os::install_guard(range.address(), range.bytes);
     if (tier != os::guard_tier::none) {
         metadata::block_entry existing;
-        const outcome recorded = core_->guards.insert<true>(
-            range.address(), range.bytes, std::size_t{1} << static_cast<unsigned>(tier), trace_id::none, 0, existing,
-            []() noexcept { return std::uint64_t{0}; });
+        const outcome recorded =
+            core_->guards.insert<true>(range.address(), range.bytes, std::size_t{1} << static_cast<unsigned>(tier),
+                                       trace_id::none, 0, existing, []() noexcept { return std::uint64_t{0}; });
         if (recorded == outcome::done) {
             core_->guarded.fetch_add(range.bytes, std::memory_order_relaxed);
             core_->guard_count.fetch_add(1, std::memory_order_relaxed);

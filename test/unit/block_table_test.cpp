@@ -225,8 +225,8 @@ TEST(block_table, threads_do_not_disturb_each_other) {
             block_entry e;
             for (std::uintptr_t i = 0; i < blocks; ++i) {
                 const void* const p = at(0x1'0000 + (i * threads + t) * 16);
-                const bool in = f.table.insert<true>(p, i, 8, trace_id{1}, 1, e,
-                                                     [i]() noexcept { return i + 1; }) == outcome::done;
+                const bool in =
+                    f.table.insert<true>(p, i, 8, trace_id{1}, 1, e, [i]() noexcept { return i + 1; }) == outcome::done;
                 const bool out = i % 2 != 0 || (f.table.erase<true>(p, trace_id{2}, 1, e) == outcome::done &&
                                                 e.size == i && e.serial == i + 1);
                 failures[t] += in && out ? 0 : 1;

@@ -42,8 +42,8 @@ TEST(registry, finds_the_living_and_remembers_the_dead) {
 TEST(registry, long_names_are_cut_and_empty_ones_are_empty) {
     int place = 0;
     const std::string name(200, 'x');
-    resource_record* const r = metadata::register_resource(resource_kind::other, "thing", name, &place, nullptr,
-                                                           nullptr, trace_id::none);
+    resource_record* const r =
+        metadata::register_resource(resource_kind::other, "thing", name, &place, nullptr, nullptr, trace_id::none);
     EXPECT_EQ(metadata::describe(r).name, std::string(63, 'x'));
     metadata::unregister_resource(r, trace_id::none);
     resource_record* const s =
