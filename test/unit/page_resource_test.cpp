@@ -83,9 +83,10 @@ __attribute__((noinline)) void free_here(page_resource& r, void* p, std::size_t 
     asm volatile("" ::: "memory");
 }
 
+// Not the same instructions as above, or the linker has only one of them.
 __attribute__((noinline)) void free_again_here(page_resource& r, void* p, std::size_t n, std::size_t alignment) {
     r.deallocate(p, n, alignment);
-    asm volatile("" ::: "memory");
+    asm volatile("# again" ::: "memory");
 }
 
 TEST_F(page_resource_test, any_size_and_alignment_zeroed_and_counted) {
