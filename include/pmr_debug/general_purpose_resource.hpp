@@ -60,7 +60,6 @@ struct code_shape {
     bool canary = true;    ///< slack is checked
     bool fill = true;      ///< freed bytes are filled
     bool recycle = false;  ///< freed slots are used again at once
-    bool protect = false;  ///< records are write-protected between calls
 
     friend constexpr bool operator==(const code_shape&, const code_shape&) = default;
 };
@@ -71,8 +70,7 @@ struct code_shape {
             .traces = p.alloc_frames != 0 || p.free_frames != 0,
             .canary = p.guard_bytes != 0,
             .fill = p.fill,
-            .recycle = p.freed == reuse::immediate,
-            .protect = p.protect_metadata};
+            .recycle = p.freed == reuse::immediate};
 }
 
 /// Entry points of the compiled shapes. Defined and explicitly instantiated in the library for every valid shape.
@@ -111,6 +109,10 @@ protected:
     /// Checks what is left, reports blocks still live as leaks, gives everything back to the upstream.
     ~general_purpose_resource_base() override;
 
+    // What a call finds once the resource is dead: reports error_kind::destroyed_resource to the default handler. Holds as
+    // long as nothing else was written where the object was.
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override;
+    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override;
     [[nodiscard]] bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override;
 
     detail::general_purpose_core* core_;

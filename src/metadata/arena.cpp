@@ -41,6 +41,30 @@ void arena::close() noexcept {
     }
 }
 
+arena* arena::open_within(std::size_t bytes) noexcept {
+    arena outside;
+    if (!outside.open(bytes)) {
+        return nullptr;
+    }
+    void* const home = outside.allocate(sizeof(arena));
+    if (home == nullptr) {
+        outside.close();
+        return nullptr;
+    }
+    auto* const inside = ::new (home) arena;
+    inside->base_ = outside.base_;
+    inside->reserved_ = outside.reserved_;
+    inside->committed_ = outside.committed_;
+    inside->next_ = outside.next_;
+    inside->used_ = outside.used_;
+    return inside;
+}
+
+void arena::close_within(arena* a) noexcept {
+    const std::size_t page = os::page_size();
+    os::unmap(a->base_ - page, a->reserved_ + 2 * page);
+}
+
 void* arena::allocate(std::size_t bytes) noexcept {
     if (bytes > reserved_) {
         return nullptr;

@@ -29,6 +29,13 @@ public:
     /// Effects: gives everything back, and leaves the arena as after construction.
     void close() noexcept;
 
+    /// Effects: opens an arena that lives at the start of its own range, so that protect() covers it too.
+    /// Returns: null if nothing could be reserved. End it with close_within().
+    [[nodiscard]] static arena* open_within(std::size_t bytes) noexcept;
+
+    /// Effects: closes an arena made by open_within; \p a is gone afterwards.
+    static void close_within(arena* a) noexcept;
+
     /// Returns: \p bytes, rounded up to a power of two of at least 64, aligned to 64 (to a page from one page up).
     ///   Not zeroed where a freed piece is used again. Null if the range or the system's memory is used up.
     [[nodiscard]] void* allocate(std::size_t bytes) noexcept;

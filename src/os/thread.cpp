@@ -14,7 +14,8 @@ namespace pmr_debug::os {
 namespace {
 
 // Indices in use, a bit each. Constant-initialised, so usable before any constructor ran.
-constinit std::atomic<std::uint64_t> index_bits[max_thread_index / 64]{};
+constexpr std::uint32_t index_words = (max_thread_index + 1) / 64;
+constinit std::atomic<std::uint64_t> index_bits[index_words]{};
 constinit std::atomic<std::uint32_t> last_number{0};
 
 // A pthread key instead of a thread_local with a destructor: registering the latter allocates from the heap.
@@ -31,10 +32,13 @@ void release_index(void* value) noexcept {
 }
 
 std::uint32_t take_index() noexcept {
-    for (std::uint32_t word = 0; word < max_thread_index / 64; ++word) {
+    for (std::uint32_t word = 0; word < index_words; ++word) {
+        // The first index means none, and the last one is shared by whoever finds no other.
+        const std::uint64_t reserved =
+            (word == 0 ? std::uint64_t{1} : 0) | (word == index_words - 1 ? std::uint64_t{1} << 63 : 0);
         std::uint64_t bits = index_bits[word].load(std::memory_order_relaxed);
         for (;;) {
-            const std::uint64_t free = ~bits & (word == 0 ? ~std::uint64_t{1} : ~std::uint64_t{0});  // 0 means none
+            const std::uint64_t free = ~(bits | reserved);
             if (free == 0) {
                 break;
             }

@@ -9,7 +9,7 @@
 namespace pmr_debug::os {
 
 /// Threads beyond this many at once share the last index, see is_shared_index.
-inline constexpr std::uint32_t max_thread_index = 16'384;
+inline constexpr std::uint32_t max_thread_index = 16'383;
 
 struct thread_numbers {
     std::uint32_t index = 0;   ///< 1-based; 0: not yet assigned

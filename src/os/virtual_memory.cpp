@@ -155,6 +155,10 @@ bool remove_guard(void* p, std::size_t bytes, guard_tier tier) noexcept {
     return true;
 }
 
+void forget_protect_guards(int count) noexcept {
+    protect_guards.fetch_sub(count, std::memory_order_relaxed);
+}
+
 void force_guard_tier(guard_tier best) noexcept {
     best_tier.store(best, std::memory_order_relaxed);
 }

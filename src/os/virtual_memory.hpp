@@ -55,6 +55,9 @@ enum class guard_tier : std::uint8_t {
 /// Effects: undoes install_guard with the same \p tier; the pages read as zero. Returns: false if the system refuses.
 bool remove_guard(void* p, std::size_t bytes, guard_tier tier) noexcept;
 
+/// Effects: \p count ranges guarded by guard_tier::protect are about to be unmapped as they are: they leave the budget.
+void forget_protect_guards(int count) noexcept;
+
 /// For tests: no tier before \p best is tried from now on.
 void force_guard_tier(guard_tier best) noexcept;
 

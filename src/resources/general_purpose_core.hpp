@@ -1,0 +1,354 @@
+#pragma once
+
+// State of a general-purpose resource, floor 4. The resource object holds only a pointer to this; everything here lives
+// in private pages.
+//
+//   core ── caches[thread] ── current[class] ──> unit ── records[slot]
+//        ├─ all units (list)                      │  └─ chunk: what one upstream allocation gave
+//        ├─ retired units (first in, first out)   └─ entered in the address map, page by page
+//        └─ chunks (list)
+//
+// Who writes what: a unit's `next` and `prepared` belong to the thread whose cache holds it; a record belongs to
+// whoever moved its state to live (allocation) or away from live (free); lists, chunks and phases belong to the holder
+// of `lock`.
+
+#include <pmr_debug/general_purpose_resource.hpp>
+#include <pmr_debug/policy.hpp>
+#include <pmr_debug/report.hpp>
+
+#include "metadata/address_map.hpp"
+#include "metadata/arena.hpp"
+#include "metadata/registry.hpp"
+#include "os/thread.hpp"
+#include "os/virtual_memory.hpp"
+#include "report/dispatch.hpp"
+#include "resources/size_classes.hpp"
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace pmr_debug::detail {
+
+/// Fresh memory and the canary in the slack behind a live block.
+inline constexpr unsigned char fresh_byte = 0xAA;
+/// Freed memory.
+inline constexpr unsigned char freed_byte = 0xDD;
+
+enum class slot_state : std::uint8_t {
+    never,  ///< not handed out yet
+    live,
+    freeing,  ///< being freed: whoever got here from live still fills it
+    freed,
+    damaged,  ///< freed, and set aside because bytes around it were written
+};
+
+/// What is known of one slot: 16 bytes with traces, 8 without. `size` holds large_size where the size is the unit's.
+struct slot_record {
+    std::uint16_t size;
+    std::uint8_t alignment;  ///< base-2 logarithm
+    std::atomic<slot_state> state;
+    std::uint16_t alloc_thread;  ///< saturates at 65 535
+    std::uint16_t free_thread;
+};
+struct traced_record : slot_record {
+    trace_id allocated;
+    trace_id freed;
+};
+static_assert(sizeof(slot_record) == 8 && sizeof(traced_record) == 16);
+
+inline constexpr std::uint16_t large_size = 0xFFFF;
+
+/// One upstream allocation, from which units are carved, front to back.
+struct chunk {
+    std::uintptr_t base = 0;
+    std::size_t size = 0;
+    std::size_t alignment = 0;
+    std::size_t carved = 0;  ///< bytes handed to units, or skipped
+    std::size_t spent = 0;   ///< of those, bytes of units that are forgotten
+    int protect_guards = 0;  ///< ranges in it that are guarded by os::guard_tier::protect
+    chunk* previous = nullptr;
+    chunk* next = nullptr;
+};
+
+enum class unit_phase : std::uint8_t {
+    active,
+    retired,   ///< every slot was handed out and freed; waits in the retired list
+    reusable,  ///< carries no records; its memory may become a unit of any class
+};
+
+/// A span of slots of one size, or one large block (capacity 1, slot_size 0, so that every offset is slot 0).
+struct unit : metadata::address_range {
+    // Read by every free.
+    unsigned char* records = nullptr;
+    std::uint32_t slot_size = 0;
+    std::uint32_t reciprocal = 0;
+    std::atomic<std::uint32_t> unfreed{0};  ///< slots not yet freed for good; 0 retires the unit
+    std::uint32_t capacity = 0;
+    std::atomic<unit_phase> phase{unit_phase::active};
+    bool large = false;
+    bool damaged = false;  ///< a canary or fill was found broken: never used again
+    std::uint8_t size_class = 0;
+    os::guard_tier trap = os::guard_tier::none;  ///< how it was made inaccessible
+    // Written by the owning thread. Atomic with relaxed order, as reports and statistics of other threads read them.
+    std::atomic<std::uint32_t> next{0};      ///< first slot never handed out
+    std::atomic<std::uint32_t> prepared{0};  ///< slots before this are filled and ready
+    // reuse::immediate only.
+    std::atomic<std::uint64_t>* free_bits = nullptr;  ///< a set bit is a free slot, ready for its owner to take
+    std::uint64_t taken_bits = 0;                     ///< owner's: free slots taken over from word `taken_word`
+    std::uint32_t taken_word = 0;
+    std::atomic<bool> attached{false};  ///< is the current unit of some thread
+    std::atomic<bool> listed{false};    ///< is in the list of partly free units of its class
+    // Under the lock.
+    unit* previous = nullptr;
+    unit* following = nullptr;
+    unit* queue = nullptr;  ///< next in the retired, reusable or partly-free list
+    chunk* from = nullptr;
+    std::uint64_t first_serial = 0;
+    std::size_t request = 0;  ///< large: size as requested
+    traced_record large_record{};
+
+    /// The bits of word \p w when all its slots are free.
+    [[nodiscard]] std::uint64_t full_word(std::uint32_t w) const noexcept {
+        const std::uint32_t left = capacity - w * 64;
+        return left >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << left) - 1;
+    }
+    [[nodiscard]] std::uint32_t words() const noexcept { return (capacity + 63) / 64; }
+    [[nodiscard]] bool trapped() const noexcept { return trap != os::guard_tier::none; }
+    [[nodiscard]] std::size_t slot_bytes() const noexcept { return large ? size : slot_size; }
+};
+
+/// A counter that one thread writes and any thread reads.
+class owned_counter {
+public:
+    void add(std::uint64_t n) noexcept { value_.store(get() + n, std::memory_order_relaxed); }
+    [[nodiscard]] std::uint64_t get() const noexcept { return value_.load(std::memory_order_relaxed); }
+
+private:
+    std::atomic<std::uint64_t> value_{0};
+};
+
+/// What a thread keeps of a resource.
+struct alignas(64) thread_cache {
+    unit* current[size_classes::count]{};
+    std::uint8_t units_taken[size_classes::count]{};  ///< saturating: the second unit of a class is a larger one
+    owned_counter allocations;
+    owned_counter allocated_bytes;
+    owned_counter deallocations;
+    owned_counter deallocated_bytes;
+    thread_cache* next = nullptr;
+};
+
+/// A first-in first-out list of units, linked by `queue`.
+struct unit_queue {
+    unit* first = nullptr;
+    unit* last = nullptr;
+    std::size_t count = 0;
+
+    void push(unit& u) noexcept {
+        u.queue = nullptr;
+        (last != nullptr ? last->queue : first) = &u;
+        last = &u;
+        ++count;
+    }
+    unit* pop() noexcept {
+        unit* const u = first;
+        if (u != nullptr) {
+            first = u->queue;
+            last = first != nullptr ? last : nullptr;
+            --count;
+        }
+        return u;
+    }
+};
+
+inline constexpr std::size_t cache_slots = os::max_thread_index + 1;
+
+struct general_purpose_core {
+    // Read on every call. A null entry sends the call down the slow way: first use by a thread, a limit to account for,
+    // records to unprotect, or too many threads. So the fast way tests for none of these.
+    std::atomic<thread_cache*>* fast_caches = nullptr;
+    std::uint32_t record_bytes = 0;
+    std::uint8_t alloc_frames = 0;
+    std::uint8_t free_frames = 0;
+    std::uint16_t guard_bytes = 0;
+    std::uint32_t bound_thread = 0;      ///< single_checked: number of the thread, 0 before the first use
+    trace_id last_use = trace_id::none;  ///< single_checked: its most recent trace
+
+    policy rules;
+    general_purpose_options options;
+    std::pmr::memory_resource* upstream = nullptr;
+    bool over_pages =
+        false;  ///< the upstream is a page_resource: its memory may be guarded and given back page by page
+    metadata::resource_record* record = nullptr;
+    std::atomic<thread_cache*>* all_caches = nullptr;
+    error_tally tally{};
+    metadata::arena* memory = nullptr;  ///< holds everything of this resource, this object and itself included
+    struct write_gate* gate = nullptr;  ///< policy::protect_metadata: who may write now; else null
+    thread_cache spare;                 ///< for threads that have no cache of their own; under shared_cache_lock
+    std::atomic<std::uint64_t> failed{0};
+    std::atomic<std::uint64_t> peak_blocks{0};
+    std::atomic<std::uint64_t> peak_bytes{0};
+    std::atomic<std::uint64_t> next_serial{1};
+    bool limited = false;                        ///< a limit is set; then these two are kept:
+    std::atomic<std::size_t> limited_bytes{0};   ///< live bytes
+    std::atomic<std::size_t> limited_blocks{0};  ///< live blocks
+    os::spin_lock shared_cache_lock;             ///< serialises threads that share the last cache
+
+    os::spin_lock lock;  ///< guards everything below
+    thread_cache* caches = nullptr;
+    unit* units = nullptr;
+    unit_queue retired;
+    unit_queue reusable;
+    unit* partly_free[size_classes::count]{};  ///< reuse::immediate: detached units with free slots
+    chunk* chunks = nullptr;
+    chunk* open_chunk = nullptr;  ///< where the next unit is carved, over a page_resource
+    std::size_t next_chunk_bytes = 0;
+    std::size_t held_bytes = 0;  ///< from upstream
+    std::size_t retired_bytes = 0;
+    std::size_t retired_record_bytes = 0;
+    std::size_t untrapped_bytes = 0;  ///< of retired units
+    std::uint64_t untrapped_units = 0;
+    std::uint64_t recycled_units = 0;
+};
+
+/// Lies outside the protected memory. One thread at a time is inside, as often as it likes.
+struct write_gate {
+    os::spin_lock lock;
+    std::atomic<std::uint32_t> inside{0};  ///< number of the thread inside
+    std::uint32_t depth = 0;
+};
+
+/// Makes a resource's records writable for its lifetime, if its policy protects them.
+class writable_section {
+public:
+    explicit writable_section(general_purpose_core& core) noexcept;
+    writable_section(const writable_section&) = delete;
+    writable_section& operator=(const writable_section&) = delete;
+    ~writable_section();
+
+private:
+    write_gate* gate_;
+    metadata::arena* memory_;
+};
+
+/// A slot of a unit; `owner` null means none.
+struct slot_ref {
+    unit* owner = nullptr;
+    std::uint32_t index = 0;
+
+    [[nodiscard]] slot_record& record(const general_purpose_core& core) const noexcept {
+        return *reinterpret_cast<slot_record*>(owner->records + std::size_t{index} * core.record_bytes);
+    }
+    [[nodiscard]] unsigned char* address() const noexcept {
+        return reinterpret_cast<unsigned char*>(owner->base + std::size_t{index} * owner->slot_size);
+    }
+    [[nodiscard]] std::size_t requested(const general_purpose_core& core) const noexcept {
+        return owner->large ? owner->request : record(core).size;
+    }
+};
+
+[[nodiscard]] inline std::uint16_t saturated(std::uint32_t number) noexcept {
+    return static_cast<std::uint16_t>(number < 0xFFFF ? number : 0xFFFF);
+}
+
+// ---- general_purpose_units.cpp: where memory comes from and goes to -------------------------------------------------
+
+/// Returns: the cache of the thread with \p index, made if need be; `core.spare` if that is not to be had.
+thread_cache& cache_of(general_purpose_core& core, std::uint32_t index) noexcept;
+
+/// Effects: makes `cache.current[cls]` a unit with a slot ready (never and quarantined: next < prepared; immediate:
+/// taken_bits != 0). Returns: it; null if there is no memory. Reports upstream errors.
+unit* refill(general_purpose_core& core, thread_cache& cache, unsigned cls) noexcept;
+
+/// Returns: a unit that holds one block of \p bytes; null if there is no memory.
+unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept;
+
+/// Effects: last resort when no unit is to be had: finds a freed slot that fits and makes it live. Returns: it, or
+/// none.
+slot_ref take_freed_slot(general_purpose_core& core, unsigned cls, std::size_t alignment) noexcept;
+
+/// Effects: takes a unit out of use whose blocks are all freed: verifies its fill, makes it inaccessible, queues it.
+void retire(general_purpose_core& core, unit& u) noexcept;
+
+/// Effects: reuse::immediate: a slot of a detached unit became free, or all of them did.
+void relist(general_purpose_core& core, unit& u) noexcept;
+
+/// Effects: gives everything back to the upstream.
+void release_all(general_purpose_core& core) noexcept;
+
+/// Effects: raises the recorded peak to at least these.
+void raise_peak(general_purpose_core& core, std::uint64_t blocks, std::uint64_t bytes) noexcept;
+
+struct live_totals {
+    std::uint64_t allocations = 0, allocated_bytes = 0, deallocations = 0, deallocated_bytes = 0;
+    [[nodiscard]] std::uint64_t blocks() const noexcept { return allocations - deallocations; }
+    [[nodiscard]] std::uint64_t bytes() const noexcept { return allocated_bytes - deallocated_bytes; }
+};
+/// Lock not held.
+[[nodiscard]] live_totals sum_caches(general_purpose_core& core) noexcept;
+
+// ---- general_purpose_errors.cpp: everything that ends in a report --------------------------------------------------
+
+/// Effects: finds out why (p, bytes, alignment) is not the plain free of a small live block, and reports it.
+/// Returns: the slot to free all the same (large blocks, mismatches), or none.
+slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, std::size_t alignment) noexcept;
+
+/// Asked by the registry: is \p p the start of a live block of \p core (a general_purpose_core)?
+bool owns_block(void* core, const void* p, metadata::owned_block* out) noexcept;
+
+/// Effects: reports a free of a slot that is not live.
+void report_not_live(general_purpose_core& core, slot_ref s, slot_state found, std::size_t bytes,
+                     std::size_t alignment) noexcept;
+
+/// Effects: reports the damage in the guard behind a block that is being freed, or was found by a check.
+void report_overrun(general_purpose_core& core, slot_ref s) noexcept;
+
+/// Effects: verifies the fill of freed slot \p s; reports a write after free. Returns: true if it was intact.
+bool verify_freed(general_purpose_core& core, slot_ref s) noexcept;
+
+/// Effects: binds a single_checked resource to its first thread, or reports a foreign one. Returns: true if the caller
+/// is the bound one.
+bool bind_thread(general_purpose_core& core, os::thread_numbers thread) noexcept;
+
+/// Effects: reports a bad alignment.
+void report_bad_alignment(general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept;
+
+/// Effects: reports that a request would break \p limit; it and \p in_use are both bytes, or both blocks.
+void report_limit(general_purpose_core& core, std::size_t bytes, std::size_t alignment, std::size_t limit,
+                  std::size_t in_use) noexcept;
+
+/// Effects: reports that the upstream gave back \p p for a request of (bytes, alignment).
+void report_upstream(general_purpose_core& core, error_kind kind, void* p, std::size_t bytes,
+                     std::size_t alignment) noexcept;
+
+/// Effects: as general_purpose_resource_base::check and report_leaks say.
+std::size_t check_all(general_purpose_core& core) noexcept;
+std::size_t report_live(general_purpose_core& core) noexcept;
+
+// ---- helpers ------------------------------------------------------------------------------------------------------
+
+/// Returns: true if all of [p, p + n) is \p value. Wide, branch-free per word.
+[[nodiscard]] inline bool all_bytes(const unsigned char* p, std::size_t n, unsigned char value) noexcept {
+    const std::uint64_t pattern = value * 0x0101010101010101ULL;
+    if (n < sizeof pattern) {
+        for (std::size_t i = 0; i < n; ++i) {
+            if (p[i] != value) {
+                return false;
+            }
+        }
+        return true;
+    }
+    const auto word = [p](std::size_t at) {
+        std::uint64_t w;
+        __builtin_memcpy(&w, p + at, sizeof w);
+        return w;
+    };
+    std::uint64_t different = word(n - sizeof pattern) ^ pattern;  // the last, perhaps overlapping, word
+    for (std::size_t at = 0; at + sizeof pattern <= n; at += sizeof pattern) {
+        different |= word(at) ^ pattern;
+    }
+    return different == 0;
+}
+
+}  // namespace pmr_debug::detail

@@ -1,0 +1,385 @@
+#pragma once
+
+// The calls of the general-purpose resource, floor 4, compiled once for each shape of policy.
+//
+// allocate:   size class -> this thread's unit -> next slot -> record -> pointer. Nothing is searched, nothing locked.
+// deallocate: address map -> unit -> slot by reciprocal multiply -> compare size and alignment -> one exchange of the
+//             state decides who frees -> guard -> fill -> count down; the last slot retires the unit.
+//
+// Whatever is not plain goes through allocate_slowly / examine_free, which may take the resource's lock.
+
+#include "resources/general_purpose_core.hpp"
+#include "stack/capture.hpp"
+
+#include <bit>
+#include <cstring>
+#include <mutex>
+#include <new>
+
+namespace pmr_debug::detail {
+
+template <code_shape S>
+class general_purpose_calls {
+    static constexpr bool shared = S.threads == threading::synchronized;
+    using record_type = std::conditional_t<S.traces, traced_record, slot_record>;
+
+    /// The cache to use at once, or null for the slow way.
+    static thread_cache* fast_cache(const general_purpose_core& core, os::thread_numbers thread) noexcept {
+        if constexpr (S.threads == threading::single_checked) {
+            if (thread.number != core.bound_thread) [[unlikely]] {
+                return nullptr;
+            }
+        }
+        return core.fast_caches[shared ? thread.index : 0].load(std::memory_order_relaxed);
+    }
+
+    static record_type& record_at(const unit& u, std::uint32_t index) noexcept {
+        return *reinterpret_cast<record_type*>(u.records + std::size_t{index} * sizeof(record_type));
+    }
+
+    static void count_peak(general_purpose_core& core, const thread_cache& cache) noexcept {
+        // One thread at a time: exact, without read-modify-write.
+        const std::uint64_t bytes = cache.allocated_bytes.get() - cache.deallocated_bytes.get();
+        const std::uint64_t blocks = cache.allocations.get() - cache.deallocations.get();
+        if (bytes > core.peak_bytes.load(std::memory_order_relaxed)) {
+            core.peak_bytes.store(bytes, std::memory_order_relaxed);
+        }
+        if (blocks > core.peak_blocks.load(std::memory_order_relaxed)) {
+            core.peak_blocks.store(blocks, std::memory_order_relaxed);
+        }
+    }
+
+    /// Effects: writes down a new live block.
+    static void* hand_out(general_purpose_core& core, thread_cache& cache, os::thread_numbers thread, slot_ref s,
+                          std::size_t bytes, std::size_t alignment, std::uintptr_t frame) noexcept {
+        if constexpr (S.checks) {
+            record_type& r = record_at(*s.owner, s.index);
+            r.size = s.owner->large ? large_size : static_cast<std::uint16_t>(bytes);
+            r.alignment = static_cast<std::uint8_t>(std::countr_zero(alignment));
+            r.alloc_thread = saturated(thread.number);
+            if constexpr (S.traces) {
+                r.allocated = stack::capture(core.alloc_frames, frame);
+                if constexpr (S.threads == threading::single_checked) {
+                    core.last_use = r.allocated;
+                }
+            }
+            r.state.store(slot_state::live, std::memory_order_release);
+        }
+        cache.allocations.add(1);
+        cache.allocated_bytes.add(bytes);
+        if constexpr (!shared) {
+            count_peak(core, cache);
+        }
+        return s.address();
+    }
+
+    /// Returns: a slot of class \p cls that is ready in the cache, or none.
+    static slot_ref take(general_purpose_core& core, thread_cache& cache, unsigned cls) noexcept {
+        unit* const u = cache.current[cls];
+        if (u == nullptr) {
+            return {};
+        }
+        if constexpr (!S.recycle) {
+            const std::uint32_t next = u->next.load(std::memory_order_relaxed);
+            if (next >= u->prepared.load(std::memory_order_relaxed)) {
+                return {};
+            }
+            u->next.store(next + 1, std::memory_order_relaxed);
+            return {u, next};
+        } else {
+            while (u->taken_bits != 0) {
+                const slot_ref s{u, u->taken_word * 64 + static_cast<std::uint32_t>(std::countr_zero(u->taken_bits))};
+                u->taken_bits &= u->taken_bits - 1;
+                if constexpr (S.checks && S.fill) {
+                    slot_record& r = s.record(core);
+                    if (r.state.load(std::memory_order_relaxed) == slot_state::freed && !verify_freed(core, s)) {
+                        r.state.store(slot_state::damaged, std::memory_order_relaxed);  // never handed out again
+                        continue;
+                    }
+                }
+                if constexpr (S.checks && (S.fill || S.canary)) {
+                    std::memset(s.address(), fresh_byte, u->slot_size);
+                }
+                return s;
+            }
+            return {};
+        }
+    }
+
+    static bool is_small(const general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept {
+        return bytes <= size_classes::largest - core.guard_bytes && alignment <= size_classes::largest_alignment;
+    }
+
+    static unsigned class_for(const general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept {
+        const std::size_t need = bytes + core.guard_bytes;
+        return size_classes::class_of(need != 0 ? need : 1, alignment);
+    }
+
+    /// As the fast way, with every source of memory tried. Returns: none if there is no memory.
+    static slot_ref find_slot(general_purpose_core& core, thread_cache& cache, std::size_t bytes,
+                              std::size_t alignment) noexcept {
+        if (!is_small(core, bytes, alignment)) {
+            unit* const u = make_large(core, bytes, alignment);
+            return {u, 0};
+        }
+        const unsigned cls = class_for(core, bytes, alignment);
+        slot_ref s = take(core, cache, cls);
+        while (s.owner == nullptr && refill(core, cache, cls) != nullptr) {
+            s = take(core, cache, cls);
+        }
+        if (s.owner == nullptr) {
+            s = S.checks && !S.recycle ? take_freed_slot(core, cls, alignment) : slot_ref{};
+        }
+        return s;
+    }
+
+    /// Effects: accounts for a block before it is made. Returns: false, after a report, if that breaks a limit.
+    static bool within_limits(general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept {
+        if (!core.limited) {
+            return true;
+        }
+        const general_purpose_options& o = core.options;
+        const std::size_t bytes_before = core.limited_bytes.fetch_add(bytes, std::memory_order_relaxed);
+        const std::size_t blocks_before = core.limited_blocks.fetch_add(1, std::memory_order_relaxed);
+        const bool too_many_bytes =
+            o.limit_bytes != 0 && (bytes > o.limit_bytes || bytes_before > o.limit_bytes - bytes);
+        const bool too_many_blocks = o.limit_blocks != 0 && blocks_before >= o.limit_blocks;
+        if (too_many_bytes || too_many_blocks) {
+            give_limits_back(core, bytes);
+            report_limit(core, bytes, alignment, too_many_bytes ? o.limit_bytes : o.limit_blocks,
+                         too_many_bytes ? bytes_before : blocks_before);
+            return false;
+        }
+        raise_peak(core, blocks_before + 1, bytes_before + bytes);
+        return true;
+    }
+
+    static void give_limits_back(general_purpose_core& core, std::size_t bytes) noexcept {
+        if (core.limited) {
+            core.limited_bytes.fetch_sub(bytes, std::memory_order_relaxed);
+            core.limited_blocks.fetch_sub(1, std::memory_order_relaxed);
+        }
+    }
+
+    /// The cache for a call that came the slow way. A foreign thread of a single_checked resource gets one of its own.
+    static thread_cache& slow_cache(general_purpose_core& core, os::thread_numbers thread, bool foreign) noexcept {
+        return cache_of(core, shared || foreign ? thread.index : 0);
+    }
+
+    [[gnu::noinline]] static void* allocate_slowly(general_purpose_core& core, os::thread_numbers thread,
+                                                   std::size_t bytes, std::size_t alignment, std::uintptr_t frame) {
+        const writable_section section(core);
+        if (!std::has_single_bit(alignment)) {
+            core.failed.fetch_add(1, std::memory_order_relaxed);
+            if constexpr (S.checks) {
+                report_bad_alignment(core, bytes, alignment);
+            }
+            throw std::bad_alloc();
+        }
+        bool foreign = false;
+        if constexpr (S.threads == threading::single_checked) {
+            foreign = !bind_thread(core, thread);
+        }
+        if (bytes > PTRDIFF_MAX) {  // pools probe their upstream with such sizes: no report
+            core.failed.fetch_add(1, std::memory_order_relaxed);
+            throw std::bad_alloc();
+        }
+        if (!within_limits(core, bytes, alignment)) {
+            core.failed.fetch_add(1, std::memory_order_relaxed);
+            throw std::bad_alloc();
+        }
+        thread_cache& cache = slow_cache(core, thread, foreign);
+        slot_ref s;
+        {
+            std::unique_lock<os::spin_lock> hold(core.shared_cache_lock, std::defer_lock);
+            if (&cache == &core.spare) {
+                hold.lock();
+            }
+            s = find_slot(core, cache, bytes, alignment);
+            if (s.owner != nullptr) {
+                hand_out(core, cache, thread, s, bytes, alignment, frame);
+            }
+        }
+        if (s.owner == nullptr) {
+            give_limits_back(core, bytes);
+            core.failed.fetch_add(1, std::memory_order_relaxed);
+            throw std::bad_alloc();
+        }
+        return s.address();
+    }
+
+    /// Returns: the slot of a small live-looking block that fits what the caller says, or none.
+    static slot_ref locate(const general_purpose_core& core, std::uintptr_t address, std::size_t bytes,
+                           std::size_t alignment) noexcept {
+        auto* const u = static_cast<unit*>(metadata::address_map::find(address));
+        if (u == nullptr || u->owner != &core) [[unlikely]] {
+            return {};
+        }
+        const std::uint64_t offset = address - u->base;
+        const auto index = static_cast<std::uint32_t>((offset * u->reciprocal) >> 32);
+        if constexpr (S.checks) {
+            if (std::uint64_t{index} * u->slot_size != offset || index >= u->capacity) [[unlikely]] {
+                return {};
+            }
+            const slot_record& r = record_at(*u, index);
+            if (r.size != bytes || (std::size_t{1} << r.alignment) != alignment) [[unlikely]] {
+                return {};  // a large block, or a mismatch
+            }
+        }
+        return {u, index};
+    }
+
+    static void count_down(general_purpose_core& core, slot_ref s) noexcept {
+        unit& u = *s.owner;
+        if constexpr (S.recycle) {
+            std::atomic<std::uint64_t>& word = u.free_bits[s.index / 64];
+            const std::uint64_t bit = std::uint64_t{1} << (s.index % 64);
+            const std::uint64_t before = word.fetch_or(bit);  // seq_cst: pairs with the owner's detach in refill()
+            if (!u.attached.load() && (!u.listed.load() || (before | bit) == u.full_word(s.index / 64))) [[unlikely]] {
+                relist(core, u);
+            }
+        } else if constexpr (shared) {
+            if (u.unfreed.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+                retire(core, u);
+            }
+        } else {
+            const std::uint32_t left = u.unfreed.load(std::memory_order_relaxed) - 1;
+            u.unfreed.store(left, std::memory_order_relaxed);
+            if (left == 0) {
+                retire(core, u);
+            }
+        }
+    }
+
+    /// Returns: the bytes freed, or SIZE_MAX if the call was refused.
+    static std::size_t free_block(general_purpose_core& core, thread_cache& cache, os::thread_numbers thread, void* p,
+                                  std::size_t bytes, std::size_t alignment, std::uintptr_t frame) noexcept {
+        slot_ref s = locate(core, reinterpret_cast<std::uintptr_t>(p), bytes, alignment);
+        if constexpr (!S.checks) {
+            if (s.owner == nullptr) {
+                return SIZE_MAX;
+            }
+            cache.deallocations.add(1);
+            cache.deallocated_bytes.add(bytes);
+            s.owner->large ? retire(core, *s.owner) : count_down(core, s);
+            return bytes;
+        } else {
+            if (s.owner == nullptr) [[unlikely]] {
+                s = examine_free(core, p, bytes, alignment);
+                if (s.owner == nullptr) {
+                    return SIZE_MAX;
+                }
+            }
+            record_type& r = record_at(*s.owner, s.index);
+            slot_state before;
+            if constexpr (shared) {
+                before = r.state.exchange(slot_state::freeing, std::memory_order_acq_rel);
+            } else {
+                before = r.state.load(std::memory_order_relaxed);
+                r.state.store(slot_state::freeing, std::memory_order_relaxed);
+            }
+            if (before != slot_state::live) [[unlikely]] {
+                r.state.store(before, std::memory_order_relaxed);
+                report_not_live(core, s, before, bytes, alignment);
+                return SIZE_MAX;
+            }
+            r.free_thread = saturated(thread.number);
+            if constexpr (S.traces) {
+                r.freed = stack::capture(core.free_frames, frame);
+                if constexpr (S.threads == threading::single_checked) {
+                    core.last_use = r.freed;
+                }
+            }
+            const std::size_t size = s.requested(core);
+            cache.deallocations.add(1);
+            cache.deallocated_bytes.add(size);
+            unsigned char* const block = s.address();
+            if constexpr (S.canary) {
+                if (!all_bytes(block + size, s.owner->slot_bytes() - size, fresh_byte)) [[unlikely]] {
+                    r.state.store(slot_state::damaged, std::memory_order_relaxed);
+                    s.owner->damaged = true;
+                    report_overrun(core, s);
+                    if constexpr (!S.recycle) {
+                        s.owner->large ? retire(core, *s.owner) : count_down(core, s);
+                    }
+                    return size;
+                }
+            }
+            if (s.owner->large) [[unlikely]] {
+                r.state.store(slot_state::freed, std::memory_order_release);
+                retire(core, *s.owner);
+                return size;
+            }
+            if constexpr (S.fill) {
+                std::memset(block, freed_byte, s.owner->slot_size);
+            }
+            r.state.store(slot_state::freed, std::memory_order_release);
+            count_down(core, s);
+            return size;
+        }
+    }
+
+    [[gnu::noinline]] static void deallocate_slowly(general_purpose_core& core, os::thread_numbers thread, void* p,
+                                                    std::size_t bytes, std::size_t alignment,
+                                                    std::uintptr_t frame) noexcept {
+        const writable_section section(core);
+        bool foreign = false;
+        if constexpr (S.threads == threading::single_checked) {
+            foreign = !bind_thread(core, thread);
+        }
+        thread_cache& cache = slow_cache(core, thread, foreign);
+        std::size_t freed = 0;
+        if (&cache == &core.spare) {
+            // Counted apart and added under the lock, as reports may be made meanwhile.
+            thread_cache mine;
+            freed = free_block(core, mine, thread, p, bytes, alignment, frame);
+            const std::scoped_lock hold(core.shared_cache_lock);
+            cache.deallocations.add(mine.deallocations.get());
+            cache.deallocated_bytes.add(mine.deallocated_bytes.get());
+        } else {
+            freed = free_block(core, cache, thread, p, bytes, alignment, frame);
+        }
+        if (freed != SIZE_MAX) {
+            give_limits_back(core, freed);
+        }
+    }
+
+public:
+    static void* allocate(general_purpose_core& core, std::size_t bytes, std::size_t alignment, std::uintptr_t frame) {
+        const os::thread_numbers thread = os::this_thread();
+        thread_cache* const cache = fast_cache(core, thread);
+        if (cache != nullptr && is_small(core, bytes, alignment) && std::has_single_bit(alignment)) [[likely]] {
+            const slot_ref s = take(core, *cache, class_for(core, bytes, alignment));
+            if (s.owner != nullptr) [[likely]] {
+                return hand_out(core, *cache, thread, s, bytes, alignment, frame);
+            }
+        }
+        return allocate_slowly(core, thread, bytes, alignment, frame);
+    }
+
+    static void deallocate(general_purpose_core& core, void* p, std::size_t bytes, std::size_t alignment,
+                           std::uintptr_t frame) noexcept {
+        const os::thread_numbers thread = os::this_thread();
+        thread_cache* const cache = fast_cache(core, thread);
+        if (cache != nullptr) [[likely]] {
+            free_block(core, *cache, thread, p, bytes, alignment, frame);
+        } else {
+            deallocate_slowly(core, thread, p, bytes, alignment, frame);
+        }
+    }
+};
+
+template <code_shape S>
+void* general_purpose_engine<S>::allocate(general_purpose_core* core, std::size_t bytes, std::size_t alignment) {
+    return general_purpose_calls<S>::allocate(*core, bytes, alignment,
+                                              reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)));
+}
+
+template <code_shape S>
+void general_purpose_engine<S>::deallocate(general_purpose_core* core, void* p, std::size_t bytes,
+                                           std::size_t alignment) noexcept {
+    general_purpose_calls<S>::deallocate(*core, p, bytes, alignment,
+                                         reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)));
+}
+
+}  // namespace pmr_debug::detail

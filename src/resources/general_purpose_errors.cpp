@@ -1,0 +1,358 @@
+// Everything of the general-purpose resource that ends in a report. Nothing here is fast, and no lock is held while a
+// handler runs.
+
+#include "report/leaks.hpp"
+#include "resources/general_purpose_core.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <mutex>
+
+namespace pmr_debug::detail {
+
+namespace {
+
+using metadata::address_map;
+
+report report_of(const general_purpose_core& core, error_kind kind) noexcept {
+    report r;
+    r.kind = kind;
+    r.resource = metadata::describe(core.record);
+    return r;
+}
+
+report call_report(const general_purpose_core& core, error_kind kind, const void* p, std::size_t bytes,
+                   std::size_t alignment) noexcept {
+    report r = report_of(core, kind);
+    r.pointer = p;
+    r.has_given = true;
+    r.given_size = bytes;
+    r.given_alignment = alignment;
+    return r;
+}
+
+bool has_traces(const general_purpose_core& core) noexcept {
+    return core.record_bytes == sizeof(traced_record);
+}
+
+/// Effects: writes what is known of slot \p s into \p r.
+void describe_block(const general_purpose_core& core, slot_ref s, report& r) noexcept {
+    const slot_record& record = s.record(core);
+    const slot_state state = record.state.load(std::memory_order_acquire);
+    r.block.address = s.address();
+    r.block.size = s.requested(core);
+    r.block.alignment = std::size_t{1} << record.alignment;
+    r.block.serial = s.owner->first_serial + s.index;
+    r.block.state = state == slot_state::live ? block_state::live : block_state::freed;
+    r.block.alloc_thread = record.alloc_thread;
+    r.block.free_thread = state == slot_state::live ? 0 : record.free_thread;
+    if (has_traces(core)) {
+        const auto& traced = static_cast<const traced_record&>(record);
+        r.allocated = traced.allocated;
+        r.freed = state == slot_state::live ? trace_id::none : traced.freed;
+    }
+}
+
+bool was_used(const general_purpose_core& core, slot_ref s) noexcept {
+    return s.record(core).state.load(std::memory_order_acquire) != slot_state::never;
+}
+
+std::size_t distance(std::uintptr_t address, slot_ref s, const general_purpose_core& core) noexcept {
+    const auto start = reinterpret_cast<std::uintptr_t>(s.address());
+    const std::uintptr_t end = start + s.requested(core);
+    return address < start ? start - address : address >= end ? address - end : 0;
+}
+
+/// The used slot of \p u that is nearest to \p address; none if no slot was used.
+slot_ref nearest_in(const general_purpose_core& core, unit& u, std::uintptr_t address) noexcept {
+    slot_ref best;
+    std::size_t least = SIZE_MAX;
+    for (std::uint32_t i = 0; i < u.capacity; ++i) {
+        const slot_ref s{&u, i};
+        if (was_used(core, s) && distance(address, s, core) < least) {
+            least = distance(address, s, core);
+            best = s;
+        }
+    }
+    return best;
+}
+
+/// Farther away a block has nothing to do with a stray pointer.
+constexpr std::uintptr_t neighbourhood = std::uintptr_t{1} << 16;
+
+/// The used slot nearest to \p address within the neighbourhood, in any unit.
+slot_ref nearest_block(general_purpose_core& core, std::uintptr_t address) noexcept {
+    const std::scoped_lock hold(core.lock);
+    slot_ref best;
+    std::size_t least = neighbourhood;
+    for (unit* u = core.units; u != nullptr; u = u->following) {
+        if (address + neighbourhood < u->base || address > u->base + u->size + neighbourhood) {
+            continue;
+        }
+        const slot_ref s = nearest_in(core, *u, address);
+        if (s.owner != nullptr && distance(address, s, core) < least) {
+            least = distance(address, s, core);
+            best = s;
+        }
+    }
+    return best;
+}
+
+/// The unit of this resource that holds \p address, also where the map does not reach, or null.
+unit* unit_of(general_purpose_core& core, std::uintptr_t address) noexcept {
+    if (auto* const r = address_map::find(address, &core); r != nullptr) {
+        return static_cast<unit*>(r);
+    }
+    const std::scoped_lock hold(core.lock);
+    for (unit* u = core.units; u != nullptr; u = u->following) {
+        if (u->size > address_map::indexed_bytes && address - u->base < u->size) {
+            return u;
+        }
+    }
+    return nullptr;
+}
+
+/// Whether \p address lies in memory of this resource whose records were given up.
+bool is_forgotten(general_purpose_core& core, std::uintptr_t address) noexcept {
+    const std::scoped_lock hold(core.lock);
+    for (const chunk* c = core.chunks; c != nullptr; c = c->next) {
+        if (address - c->base < c->carved) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/// Effects: if a live block of another resource starts at \p p, reports that. \p upstreams: whether those below are
+/// asked; no, where \p p lies in a unit, because the memory of units is theirs. Returns: true if so.
+bool report_other_owner(general_purpose_core& core, void* p, std::size_t bytes, std::size_t alignment,
+                        metadata::below upstreams) noexcept {
+    metadata::owned_block found;
+    const resource_ref owner = metadata::find_owner(p, core.record, upstreams, &found);
+    if (owner.id == 0) {
+        return false;
+    }
+    report r = call_report(core, error_kind::wrong_resource, p, bytes, alignment);
+    r.owner = owner;
+    r.block = found.block;
+    r.allocated = found.allocated;
+    raise(core.tally, r);
+    return true;
+}
+
+/// Effects: counts and notes the bytes of [p, p + n) that are not \p expected.
+void note_damage(const unsigned char* p, std::size_t n, unsigned char expected, report& r) noexcept {
+    for (std::size_t i = 0; i < n; ++i) {
+        if (p[i] != expected) {
+            if (r.first_bad == nullptr) {
+                r.first_bad = p + i;
+                r.bad_value = p[i];
+                r.expected_value = expected;
+            }
+            r.bad_bytes += 1;
+        }
+    }
+}
+
+void report_invalid(general_purpose_core& core, void* p, std::size_t bytes, std::size_t alignment) noexcept {
+    const auto address = reinterpret_cast<std::uintptr_t>(p);
+    report r = call_report(core, error_kind::invalid_free, p, bytes, alignment);
+    if (const slot_ref near = nearest_block(core, address); near.owner != nullptr) {
+        describe_block(core, near, r);
+        r.nearest_only = true;
+    } else if (is_forgotten(core, address)) {
+        r.kind = error_kind::double_free;
+        r.hint =
+            "The memory belonged to this resource and was retired long ago; its record was given up "
+            "(options: retired_record_bytes).";
+    }
+    raise(core.tally, r);
+}
+
+}  // namespace
+
+bool owns_block(void* core, const void* p, metadata::owned_block* out) noexcept {
+    auto& mine = *static_cast<general_purpose_core*>(core);
+    const auto address = reinterpret_cast<std::uintptr_t>(p);
+    auto* const u = static_cast<unit*>(address_map::find(address, core));
+    if (u == nullptr || mine.record_bytes == 0) {
+        return false;
+    }
+    const std::uint64_t offset = address - u->base;
+    const slot_ref s{u, static_cast<std::uint32_t>((offset * u->reciprocal) >> 32)};
+    if (s.index >= u->capacity || s.address() != p ||
+        s.record(mine).state.load(std::memory_order_acquire) != slot_state::live) {
+        return false;
+    }
+    report r;
+    describe_block(mine, s, r);
+    out->block = r.block;
+    out->allocated = r.allocated;
+    return true;
+}
+
+slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, std::size_t alignment) noexcept {
+    if (p == nullptr) {
+        report r = call_report(core, error_kind::null_free, p, bytes, alignment);
+        raise(core.tally, r);
+        return {};
+    }
+    const auto address = reinterpret_cast<std::uintptr_t>(p);
+    unit* const u = unit_of(core, address);
+    if (u == nullptr) {
+        if (!report_other_owner(core, p, bytes, alignment, metadata::below::ask)) {
+            report_invalid(core, p, bytes, alignment);
+        }
+        return {};
+    }
+    const std::uint64_t offset = address - u->base;
+    const slot_ref s{u, static_cast<std::uint32_t>((offset * u->reciprocal) >> 32)};
+    if (s.index >= u->capacity || !was_used(core, s)) {
+        if (!report_other_owner(core, p, bytes, alignment, metadata::below::skip)) {
+            report_invalid(core, p, bytes, alignment);
+        }
+        return {};
+    }
+    const bool live = s.record(core).state.load(std::memory_order_acquire) == slot_state::live;
+    const std::size_t size = s.requested(core);
+    const std::size_t recorded_alignment = std::size_t{1} << s.record(core).alignment;
+    const bool starts_here = s.address() == p;
+    if (starts_here && (!live || (size == bytes && recorded_alignment == alignment))) {
+        return s;  // a large block; or not live, which the exchange of the state will tell for certain
+    }
+    // A resource above this one may have carved its own block from here.
+    if (report_other_owner(core, p, bytes, alignment, metadata::below::skip)) {
+        return {};
+    }
+    const error_kind kind = !starts_here    ? error_kind::interior_free
+                            : size != bytes ? error_kind::size_mismatch
+                                            : error_kind::alignment_mismatch;
+    report r = call_report(core, kind, p, bytes, alignment);
+    describe_block(core, s, r);
+    raise(core.tally, r);
+    return starts_here ? s : slot_ref{};
+}
+
+void report_not_live(general_purpose_core& core, slot_ref s, slot_state found, std::size_t bytes,
+                     std::size_t alignment) noexcept {
+    if (found == slot_state::never) {
+        report_invalid(core, s.address(), bytes, alignment);
+        return;
+    }
+    report r = call_report(core, error_kind::double_free, s.address(), bytes, alignment);
+    describe_block(core, s, r);
+    raise(core.tally, r);
+}
+
+void report_overrun(general_purpose_core& core, slot_ref s) noexcept {
+    report r = report_of(core, error_kind::overrun);
+    describe_block(core, s, r);
+    const std::size_t size = s.requested(core);
+    const std::size_t slack = s.owner->slot_bytes() - size;
+    note_damage(s.address() + size, slack, fresh_byte, r);
+    const auto* const first = static_cast<const unsigned char*>(r.first_bad);
+    if (first != nullptr && slack >= 16 && first >= s.address() + size + slack - 8) {
+        r.hint = "Only bytes next to the following block were written: that block may have been underrun instead.";
+    }
+    raise(core.tally, r);
+}
+
+bool verify_freed(general_purpose_core& core, slot_ref s) noexcept {
+    const std::size_t bytes = s.owner->slot_bytes();
+    if (all_bytes(s.address(), bytes, freed_byte)) {
+        return true;
+    }
+    report r = report_of(core, error_kind::write_after_free);
+    describe_block(core, s, r);
+    note_damage(s.address(), bytes, freed_byte, r);
+    raise(core.tally, r);
+    return false;
+}
+
+bool bind_thread(general_purpose_core& core, os::thread_numbers thread) noexcept {
+    std::atomic_ref<std::uint32_t> bound(core.bound_thread);
+    std::uint32_t before = 0;
+    if (bound.compare_exchange_strong(before, thread.number, std::memory_order_relaxed) || before == thread.number) {
+        return true;
+    }
+    report r = report_of(core, error_kind::foreign_thread);
+    r.other_thread = before;
+    r.other = core.last_use;
+    raise(core.tally, r);
+    return false;
+}
+
+void report_bad_alignment(general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept {
+    report r = call_report(core, error_kind::bad_alignment, nullptr, bytes, alignment);
+    raise(core.tally, r);
+}
+
+void report_limit(general_purpose_core& core, std::size_t bytes, std::size_t alignment, std::size_t limit,
+                  std::size_t in_use) noexcept {
+    report r = call_report(core, error_kind::limit_exceeded, nullptr, bytes, alignment);
+    r.limit = limit;
+    r.in_use = in_use;
+    raise(core.tally, r);
+}
+
+void report_upstream(general_purpose_core& core, error_kind kind, void* p, std::size_t bytes,
+                     std::size_t alignment) noexcept {
+    report r = call_report(core, kind, p, bytes, alignment);
+    if (unit* const u = p != nullptr ? unit_of(core, reinterpret_cast<std::uintptr_t>(p)) : nullptr; u != nullptr) {
+        if (const slot_ref s = nearest_in(core, *u, reinterpret_cast<std::uintptr_t>(p)); s.owner != nullptr) {
+            describe_block(core, s, r);
+        }
+    }
+    raise(core.tally, r);
+}
+
+std::size_t check_all(general_purpose_core& core) noexcept {
+    std::size_t damaged = 0;
+    // No other thread uses the resource, and a handler must be free to: walk without the lock.
+    for (unit* u = core.units; u != nullptr; u = u->following) {
+        const std::uint32_t used = u->next.load(std::memory_order_relaxed);
+        for (std::uint32_t i = 0; i < used && core.record_bytes != 0; ++i) {
+            const slot_ref s{u, i};
+            const slot_state state = s.record(core).state.load(std::memory_order_acquire);
+            const std::size_t size = s.requested(core);
+            if (state == slot_state::live && core.guard_bytes != 0 &&
+                !all_bytes(s.address() + size, u->slot_bytes() - size, fresh_byte)) {
+                report_overrun(core, s);
+                ++damaged;
+            } else if (state == slot_state::freed && core.rules.fill && !u->trapped() && !verify_freed(core, s)) {
+                ++damaged;
+            }
+        }
+    }
+    return damaged;
+}
+
+std::size_t report_live(general_purpose_core& core) noexcept {
+    leak_grouper groups;
+    {
+        const std::scoped_lock hold(core.lock);
+        for (unit* u = core.units; u != nullptr && core.record_bytes != 0; u = u->following) {
+            const std::uint32_t used = u->next.load(std::memory_order_relaxed);
+            for (std::uint32_t i = 0; i < used; ++i) {
+                const slot_ref s{u, i};
+                const slot_record& record = s.record(core);
+                if (record.state.load(std::memory_order_acquire) == slot_state::live) {
+                    const trace_id where =
+                        has_traces(core) ? static_cast<const traced_record&>(record).allocated : trace_id::none;
+                    groups.add(where, s.requested(core), s.address(), u->first_serial + i);
+                }
+            }
+        }
+    }
+    if (groups.total_blocks() == 0) {
+        return 0;
+    }
+    report r = report_of(core, error_kind::leak);
+    r.leaks = groups.finish();
+    r.leaked_blocks = groups.total_blocks();
+    r.leaked_bytes = groups.total_bytes();
+    raise(core.tally, r);
+    return r.leaked_blocks;
+}
+
+}  // namespace pmr_debug::detail

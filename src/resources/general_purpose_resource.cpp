@@ -1,0 +1,204 @@
+#include <pmr_debug/general_purpose_resource.hpp>
+
+#include "resources/block_reports.hpp"
+#include "resources/general_purpose_core.hpp"
+#include "resources/general_purpose_engine.hpp"
+
+#include <cstring>
+#include <mutex>
+#include <new>
+
+namespace pmr_debug {
+
+namespace detail {
+
+namespace {
+
+constexpr const char* type_name = "general_purpose_resource";
+constexpr std::size_t private_range = std::size_t{1} << 34;
+constexpr unsigned construction_frames = 16;
+
+/// Thrown out of a constructor when there is no private memory: std::bad_alloc, as every failure of memory.
+general_purpose_core* make_core(std::pmr::memory_resource* upstream, const general_purpose_options& o,
+                                const policy& p) {
+    metadata::arena* const memory = metadata::arena::open_within(private_range);
+    if (memory == nullptr) {
+        throw std::bad_alloc();
+    }
+    // The first pieces of a fresh arena: zeroed pages, which is what an empty table of caches is.
+    void* const place = memory->allocate(sizeof(general_purpose_core));
+    void* const tables = memory->allocate(2 * cache_slots * sizeof(std::atomic<thread_cache*>));
+    void* gate = nullptr;
+    if (p.protect_metadata) {
+        metadata::arena* const shared = metadata::process_arena();
+        gate = shared != nullptr ? shared->allocate(sizeof(write_gate)) : nullptr;
+    }
+    if (place == nullptr || tables == nullptr || (p.protect_metadata && gate == nullptr)) {
+        metadata::arena::close_within(memory);
+        throw std::bad_alloc();
+    }
+    auto* const core = ::new (place) general_purpose_core;
+    core->memory = memory;
+    core->fast_caches = static_cast<std::atomic<thread_cache*>*>(tables);
+    core->all_caches = core->fast_caches + cache_slots;
+    core->gate = gate != nullptr ? ::new (gate) write_gate : nullptr;
+    core->rules = p;
+    core->options = o;
+    core->alloc_frames = p.alloc_frames;
+    core->free_frames = p.free_frames;
+    core->guard_bytes = p.guard_bytes;
+    core->record_bytes = !p.checks                                   ? 0
+                         : p.alloc_frames != 0 || p.free_frames != 0 ? sizeof(traced_record)
+                                                                     : sizeof(slot_record);
+    core->limited = o.limit_bytes != 0 || o.limit_blocks != 0;
+    core->tally.handler = o.handler;
+    core->next_chunk_bytes = std::size_t{1} << 20;
+    core->upstream = upstream;
+    if (const metadata::resource_record* const r = metadata::find_resource(upstream);
+        r != nullptr && r->kind == metadata::resource_kind::page) {
+        // The registry knows the type, so no run-time type information is asked of users' resources.
+        core->over_pages = true;
+    }
+    return core;
+}
+
+}  // namespace
+
+writable_section::writable_section(general_purpose_core& core) noexcept : gate_(core.gate), memory_(core.memory) {
+    if (gate_ == nullptr) {
+        return;
+    }
+    const std::uint32_t me = os::this_thread().number;
+    if (gate_->inside.load(std::memory_order_relaxed) != me) {
+        gate_->lock.lock();
+        gate_->inside.store(me, std::memory_order_relaxed);
+        memory_->unprotect();
+    }
+    gate_->depth += 1;
+}
+
+writable_section::~writable_section() {
+    if (gate_ == nullptr) {
+        return;
+    }
+    gate_->depth -= 1;
+    if (gate_->depth == 0) {
+        memory_->protect();  // a refusal leaves the records writable, which harms nothing by itself
+        gate_->inside.store(0, std::memory_order_relaxed);
+        gate_->lock.unlock();
+    }
+}
+
+}  // namespace detail
+
+using detail::general_purpose_core;
+using detail::writable_section;
+
+general_purpose_resource_base::general_purpose_resource_base(std::pmr::memory_resource* upstream,
+                                                             const general_purpose_options& o, const policy& p)
+    : core_(nullptr) {
+    const trace_id born = stack::capture_from_caller(detail::construction_frames);
+    if (upstream == nullptr) {
+        detail::null_upstream(detail::type_name, o.name, born);
+    }
+    core_ = detail::make_core(upstream, o, p);
+    core_->record = metadata::register_resource(metadata::resource_kind::general_purpose, detail::type_name, o.name,
+                                                static_cast<std::pmr::memory_resource*>(this), upstream, core_, born,
+                                                detail::owns_block);
+    core_->options.name = core_->record != nullptr ? std::string_view(core_->record->name) : std::string_view();
+    if (core_->gate != nullptr) {
+        const writable_section leaves_it_protected(*core_);
+    }
+}
+
+general_purpose_resource_base::~general_purpose_resource_base() {
+    general_purpose_core& core = *core_;
+    if (core.gate != nullptr) {  // for good: there is no way back from here
+        core.gate->lock.lock();
+        core.memory->unprotect();
+        core.gate->lock.unlock();
+        metadata::process_arena()->free(core.gate, sizeof(detail::write_gate));
+        core.gate = nullptr;
+    }
+    if (core.rules.checks) {
+        detail::check_all(core);
+        detail::report_live(core);
+    }
+    metadata::unregister_resource(core.record, stack::capture_from_caller(detail::construction_frames));
+    detail::release_all(core);
+    metadata::arena::close_within(core.memory);
+    core_ = nullptr;
+    // Keeps what was written to the dead object, above all the pointer to this class's functions: a call on it finds
+    // them.
+    asm volatile("" : : "r"(this) : "memory");
+}
+
+void* general_purpose_resource_base::do_allocate(std::size_t bytes, std::size_t alignment) {
+    detail::report_destroyed(this, detail::type_name, nullptr, bytes, alignment);
+    throw std::bad_alloc();
+}
+
+void general_purpose_resource_base::do_deallocate(void* p, std::size_t bytes, std::size_t alignment) {
+    detail::report_destroyed(this, detail::type_name, p, bytes, alignment);
+}
+
+bool general_purpose_resource_base::do_is_equal(const std::pmr::memory_resource& other) const noexcept {
+    return this == &other;
+}
+
+std::pmr::memory_resource* general_purpose_resource_base::upstream_resource() const noexcept {
+    return core_->upstream;
+}
+
+std::string_view general_purpose_resource_base::name() const noexcept {
+    return core_->options.name;
+}
+
+error_counts general_purpose_resource_base::errors() const noexcept {
+    return detail::snapshot(core_->tally);
+}
+
+bool general_purpose_resource_base::ok() const noexcept {
+    return detail::ok(core_->tally);
+}
+
+std::size_t general_purpose_resource_base::check() noexcept {
+    const writable_section section(*core_);
+    return detail::check_all(*core_);
+}
+
+std::size_t general_purpose_resource_base::report_leaks() noexcept {
+    const writable_section section(*core_);
+    return detail::report_live(*core_);
+}
+
+statistics general_purpose_resource_base::stats() const noexcept {
+    general_purpose_core& core = *core_;
+    const writable_section section(core);
+    const detail::live_totals now = detail::sum_caches(core);
+    detail::raise_peak(core, now.blocks(), now.bytes());
+    statistics s;
+    s.live_blocks = now.blocks();
+    s.live_bytes = now.bytes();
+    s.peak_blocks = core.peak_blocks.load(std::memory_order_relaxed);
+    s.peak_bytes = core.peak_bytes.load(std::memory_order_relaxed);
+    s.total_allocations = now.allocations;
+    s.total_deallocations = now.deallocations;
+    s.total_bytes = now.allocated_bytes;
+    s.failed_allocations = core.failed.load(std::memory_order_relaxed);
+    const std::scoped_lock hold(core.lock);
+    s.upstream_bytes = core.held_bytes;
+    for (const detail::unit* u = core.units; u != nullptr; u = u->following) {
+        if (!u->trapped()) {
+            s.resident_bytes +=
+                u->large ? u->size : std::size_t{u->prepared.load(std::memory_order_relaxed)} * u->slot_size;
+        }
+    }
+    s.overhead_bytes = core.memory->used();
+    s.retired_units = core.retired.count;
+    s.untrapped_units = core.untrapped_units;
+    s.recycled_units = core.recycled_units;
+    return s;
+}
+
+}  // namespace pmr_debug
