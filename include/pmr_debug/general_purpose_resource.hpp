@@ -41,8 +41,9 @@ struct general_purpose_options {
     std::size_t limit_blocks = 0;       ///< most live blocks; 0: no limit
     /// Address space held in units over a `page_resource` (16 TiB): above it the oldest retired unit is used again.
     std::size_t address_space_bytes = std::size_t{1} << 44;
-    /// Retired memory kept over an upstream that cannot trap pages, and under reuse::quarantined over any.
-    /// Above it, the oldest retired unit goes back to the upstream, or is used again.
+    /// Retired memory that is not, or not yet, trapped. Above it the oldest unit is trapped by itself; over an upstream
+    /// that cannot trap pages it goes back to the upstream. Under reuse::quarantined: all retired memory; above it the
+    /// oldest unit is used again.
     std::size_t quarantine_bytes = std::size_t{64} << 20;
     /// Records of retired units kept, so that a late double free is still explained. Above it the oldest are forgotten.
     std::size_t retired_record_bytes = std::size_t{32} << 20;
@@ -109,8 +110,8 @@ protected:
     /// Checks what is left, reports blocks still live as leaks, gives everything back to the upstream.
     ~general_purpose_resource_base() override;
 
-    // What a call finds once the resource is dead: reports error_kind::destroyed_resource to the default handler. Holds as
-    // long as nothing else was written where the object was.
+    // What a call finds once the resource is dead: reports error_kind::destroyed_resource to the default handler. Holds
+    // as long as nothing else was written where the object was.
     void* do_allocate(std::size_t bytes, std::size_t alignment) override;
     void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override;
     [[nodiscard]] bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override;

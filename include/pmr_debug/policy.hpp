@@ -41,9 +41,15 @@ enum class reuse : std::uint8_t {
 enum class dead_unit : std::uint8_t {
     /// Contents are kept and stay readable.
     keep,
-    /// Its memory goes back to the operating system, its addresses stay reserved without permissions, so a late access
-    /// faults. Needs an upstream that can do so (`page_resource`); others keep it, and it counts as untrapped.
+    /// Its memory is taken away, its addresses stay reserved without permissions, so a late access faults. In batches:
+    /// a
+    /// small unit waits, within the options' quarantine_bytes, until its neighbours are dead as well, and their pages
+    /// are
+    /// then used again at fresh addresses. Needs an upstream that can do so (`page_resource`); others keep the memory,
+    /// and the unit counts as untrapped.
     trap,
+    /// As `trap`, but each unit at once, and its memory goes back to the operating system.
+    trap_at_once,
 };
 
 /// Compile-time configuration of a debug resource. Aggregate and structural.
@@ -76,8 +82,9 @@ inline constexpr unsigned max_frames = 64;
 /// Everything on, at a cost that a test run does not notice.
 inline constexpr policy default_policy{};
 
-/// Everything on, deeper traces, write-protected records.
-inline constexpr policy thorough_policy{.alloc_frames = 24, .free_frames = 24, .protect_metadata = true};
+/// Everything on, deeper traces, dead units trapped at once, write-protected records.
+inline constexpr policy thorough_policy{
+    .alloc_frames = 24, .free_frames = 24, .dead = dead_unit::trap_at_once, .protect_metadata = true};
 
 /// Checks without traces, canaries or fills.
 inline constexpr policy fast_policy{.alloc_frames = 0, .free_frames = 0, .guard_bytes = 0, .fill = false};

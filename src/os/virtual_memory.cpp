@@ -11,6 +11,9 @@
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102
 #endif
@@ -27,6 +30,7 @@ namespace {
 constexpr int protect_budget = 16'000;
 
 std::atomic<int> protect_guards{0};
+std::atomic<bool> can_move{true};
 std::atomic<guard_tier> best_tier{guard_tier::marker};
 
 void* map_with(std::size_t bytes, std::size_t alignment, int protection) noexcept {
@@ -150,7 +154,33 @@ bool remove_guard(void* p, std::size_t bytes, guard_tier tier) noexcept {
             }
             protect_guards.fetch_sub(1, std::memory_order_relaxed);
             return true;
+        case guard_tier::moved: return ::mprotect(p, bytes, PROT_READ | PROT_WRITE) == 0;
         case guard_tier::none: break;
+    }
+    return true;
+}
+
+bool seal(void* p, std::size_t bytes) noexcept {
+    return ::mmap(p, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED;
+}
+
+bool move_pages(void* from, void* to, std::size_t bytes) noexcept {
+    if (!can_move.load(std::memory_order_relaxed)) {
+        return false;
+    }
+    // Without MREMAP_DONTUNMAP there would be a moment in which another thread's mapping could take the old place.
+    if (::mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) == MAP_FAILED) {
+        if (errno == EINVAL) {  // a kernel before 5.7
+            can_move.store(false, std::memory_order_relaxed);
+        }
+        map_at(to, bytes);  // the kernel may have unmapped it before it failed; if it did not, this changes nothing
+        return false;
+    }
+    if (!seal(from, bytes)) {
+        // The old place is mapped and empty: a late access would read zeros. Guards are second best.
+        if (install_guard(from, bytes) == guard_tier::none) {
+            ::mprotect(from, bytes, PROT_NONE);
+        }
     }
     return true;
 }

@@ -45,6 +45,7 @@ bool populate(void* p, std::size_t bytes) noexcept;
 enum class guard_tier : std::uint8_t {
     marker,   ///< MADV_GUARD_INSTALL: splits no mapping (Linux 6.13 and later)
     protect,  ///< mprotect and MADV_DONTNEED: takes up to two mappings, so there is a budget
+    moved,    ///< the pages are gone, the addresses are mapped without permissions (move_pages, seal)
     none,     ///< not at all
 };
 
@@ -54,6 +55,15 @@ enum class guard_tier : std::uint8_t {
 
 /// Effects: undoes install_guard with the same \p tier; the pages read as zero. Returns: false if the system refuses.
 bool remove_guard(void* p, std::size_t bytes, guard_tier tier) noexcept;
+
+/// Effects: moves the pages of one range to another, whose own pages are lost; \p from faults on any access afterwards.
+/// Both must be single mappings made by this interface. Cheaper than discarding pages and faulting in others by two
+/// orders of magnitude. Returns: false if the system refuses; \p from is then as before.
+bool move_pages(void* from, void* to, std::size_t bytes) noexcept;
+
+/// Effects: as the end of move_pages: gives the contents back and leaves the range mapped without permissions.
+/// Neighbouring sealed ranges are one mapping. Returns: false if the system refuses.
+bool seal(void* p, std::size_t bytes) noexcept;
 
 /// Effects: \p count ranges guarded by guard_tier::protect are about to be unmapped as they are: they leave the budget.
 void forget_protect_guards(int count) noexcept;

@@ -71,6 +71,26 @@ struct chunk {
     chunk* next = nullptr;
 };
 
+struct unit;
+
+/// Memory from which units are carved that are to be trapped together: reuse::never over pages. When all its units are
+/// dead its pages move on to fresh addresses and become the next slab, which is far cheaper than giving them back and
+/// faulting in others.
+struct slab {
+    std::uintptr_t base = 0;
+    std::size_t carved = 0;  ///< bytes handed to units, or left over
+    std::size_t dead = 0;    ///< of those, bytes of retired units, or left over
+    chunk* from = nullptr;
+    unit* units = nullptr;  ///< linked by next_in_slab
+    slab* next = nullptr;   ///< in the list of warm slabs
+    bool warm = false;      ///< has the pages of an earlier slab, in a mapping of its own
+    bool busy = false;      ///< somebody verifies units of it, without the lock
+    bool broken = false;    ///< a unit of it was trapped by itself, so the pages cannot move in one go
+
+    static constexpr std::size_t size = std::size_t{1} << 18;
+    [[nodiscard]] bool all_dead() const noexcept { return dead == size && !busy; }
+};
+
 enum class unit_phase : std::uint8_t {
     active,
     retired,   ///< every slot was handed out and freed; waits in the retired list
@@ -104,6 +124,12 @@ struct unit : metadata::address_range {
     unit* following = nullptr;
     unit* queue = nullptr;  ///< next in the retired, reusable or partly-free list
     chunk* from = nullptr;
+    slab* in = nullptr;  ///< null: trapped by itself
+    unit* next_in_slab = nullptr;
+    unit* pending_before = nullptr;  ///< neighbours among the retired units that wait for their slab
+    unit* pending_after = nullptr;
+    bool pending = false;
+    bool warm = false;  ///< its pages are in memory already
     std::uint64_t first_serial = 0;
     std::size_t request = 0;  ///< large: size as requested
     traced_record large_record{};
@@ -178,6 +204,8 @@ struct general_purpose_core {
     policy rules;
     general_purpose_options options;
     std::pmr::memory_resource* upstream = nullptr;
+    bool trapping = false;  ///< dead units are made inaccessible
+    bool belted = false;    ///< …a slab at a time
     bool over_pages =
         false;  ///< the upstream is a page_resource: its memory may be guarded and given back page by page
     metadata::resource_record* record = nullptr;
@@ -200,6 +228,12 @@ struct general_purpose_core {
     unit* units = nullptr;
     unit_queue retired;
     unit_queue reusable;
+    unit* oldest_pending = nullptr;
+    unit* newest_pending = nullptr;
+    slab* open_slab = nullptr;   ///< where the next unit is carved
+    slab* warm_slabs = nullptr;  ///< ready to be opened
+    std::size_t warm_count = 0;
+    std::size_t moved_count = 0;               ///< slabs that are a mapping of their own
     unit* partly_free[size_classes::count]{};  ///< reuse::immediate: detached units with free slots
     chunk* chunks = nullptr;
     chunk* open_chunk = nullptr;  ///< where the next unit is carved, over a page_resource
@@ -252,7 +286,7 @@ struct slot_ref {
     return static_cast<std::uint16_t>(number < 0xFFFF ? number : 0xFFFF);
 }
 
-// ---- general_purpose_units.cpp: where memory comes from and goes to -------------------------------------------------
+// ---- general_purpose_units.cpp: slots for the fast path -------------------------------------------------------------
 
 /// Returns: the cache of the thread with \p index, made if need be; `core.spare` if that is not to be had.
 thread_cache& cache_of(general_purpose_core& core, std::uint32_t index) noexcept;
@@ -264,18 +298,9 @@ unit* refill(general_purpose_core& core, thread_cache& cache, unsigned cls) noex
 /// Returns: a unit that holds one block of \p bytes; null if there is no memory.
 unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept;
 
-/// Effects: last resort when no unit is to be had: finds a freed slot that fits and makes it live. Returns: it, or
+/// Effects: last resort when no unit is to be had: finds a freed slot that fits and makes it ready. Returns: it, or
 /// none.
 slot_ref take_freed_slot(general_purpose_core& core, unsigned cls, std::size_t alignment) noexcept;
-
-/// Effects: takes a unit out of use whose blocks are all freed: verifies its fill, makes it inaccessible, queues it.
-void retire(general_purpose_core& core, unit& u) noexcept;
-
-/// Effects: reuse::immediate: a slot of a detached unit became free, or all of them did.
-void relist(general_purpose_core& core, unit& u) noexcept;
-
-/// Effects: gives everything back to the upstream.
-void release_all(general_purpose_core& core) noexcept;
 
 /// Effects: raises the recorded peak to at least these.
 void raise_peak(general_purpose_core& core, std::uint64_t blocks, std::uint64_t bytes) noexcept;
@@ -287,6 +312,17 @@ struct live_totals {
 };
 /// Lock not held.
 [[nodiscard]] live_totals sum_caches(general_purpose_core& core) noexcept;
+
+// ---- general_purpose_retirement.cpp: what becomes of dead units -----------------------------------------------------
+
+/// Effects: takes a unit out of use whose blocks are all freed: verifies its fill, makes it inaccessible, queues it.
+void retire(general_purpose_core& core, unit& u) noexcept;
+
+/// Effects: reuse::immediate: a slot of a detached unit became free, or all of them did.
+void relist(general_purpose_core& core, unit& u) noexcept;
+
+/// Effects: gives everything back to the upstream.
+void release_all(general_purpose_core& core) noexcept;
 
 // ---- general_purpose_errors.cpp: everything that ends in a report --------------------------------------------------
 

@@ -169,7 +169,7 @@ class general_purpose_calls {
     [[gnu::noinline]] static void* allocate_slowly(general_purpose_core& core, os::thread_numbers thread,
                                                    std::size_t bytes, std::size_t alignment, std::uintptr_t frame) {
         const writable_section section(core);
-        if (!std::has_single_bit(alignment)) {
+        if (!size_classes::is_power_of_two(alignment)) {
             core.failed.fetch_add(1, std::memory_order_relaxed);
             if constexpr (S.checks) {
                 report_bad_alignment(core, bytes, alignment);
@@ -271,6 +271,11 @@ class general_purpose_calls {
                 }
             }
             record_type& r = record_at(*s.owner, s.index);
+            trace_id here = trace_id::none;
+            if constexpr (S.traces) {
+                // Before the exchange: that one waits for the record's cache line, and everything after it waits, too.
+                here = stack::capture(core.free_frames, frame);
+            }
             slot_state before;
             if constexpr (shared) {
                 before = r.state.exchange(slot_state::freeing, std::memory_order_acq_rel);
@@ -285,7 +290,7 @@ class general_purpose_calls {
             }
             r.free_thread = saturated(thread.number);
             if constexpr (S.traces) {
-                r.freed = stack::capture(core.free_frames, frame);
+                r.freed = here;
                 if constexpr (S.threads == threading::single_checked) {
                     core.last_use = r.freed;
                 }
@@ -348,7 +353,8 @@ public:
     static void* allocate(general_purpose_core& core, std::size_t bytes, std::size_t alignment, std::uintptr_t frame) {
         const os::thread_numbers thread = os::this_thread();
         thread_cache* const cache = fast_cache(core, thread);
-        if (cache != nullptr && is_small(core, bytes, alignment) && std::has_single_bit(alignment)) [[likely]] {
+        if (cache != nullptr && is_small(core, bytes, alignment) && size_classes::is_power_of_two(alignment))
+            [[likely]] {
             const slot_ref s = take(core, *cache, class_for(core, bytes, alignment));
             if (s.owner != nullptr) [[likely]] {
                 return hand_out(core, *cache, thread, s, bytes, alignment, frame);

@@ -59,6 +59,8 @@ general_purpose_core* make_core(std::pmr::memory_resource* upstream, const gener
         // The registry knows the type, so no run-time type information is asked of users' resources.
         core->over_pages = true;
     }
+    core->trapping = core->over_pages && p.dead != dead_unit::keep && p.freed != reuse::immediate;
+    core->belted = core->trapping && p.dead == dead_unit::trap && p.freed == reuse::never;
     return core;
 }
 
@@ -194,6 +196,7 @@ statistics general_purpose_resource_base::stats() const noexcept {
                 u->large ? u->size : std::size_t{u->prepared.load(std::memory_order_relaxed)} * u->slot_size;
         }
     }
+    s.resident_bytes += core.warm_count * detail::slab::size;
     s.overhead_bytes = core.memory->used();
     s.retired_units = core.retired.count;
     s.untrapped_units = core.untrapped_units;

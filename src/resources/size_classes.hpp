@@ -43,6 +43,9 @@ inline constexpr auto by_granules = [] {
     return classes;
 }();
 
+/// As std::has_single_bit, which is a call where the target has no instruction for it.
+[[nodiscard]] constexpr bool is_power_of_two(std::size_t n) noexcept { return n != 0 && (n & (n - 1)) == 0; }
+
 /// Preconditions: 1 <= bytes <= largest, alignment a power of two <= largest_alignment.
 [[nodiscard]] constexpr unsigned class_of(std::size_t bytes, std::size_t alignment) noexcept {
     unsigned cls = by_granules[(bytes + granularity - 1) / granularity];

@@ -1,0 +1,250 @@
+// Where units come from: pieces of chunks, and over pages of slabs.
+
+#include "resources/general_purpose_memory.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <new>
+
+namespace pmr_debug::detail {
+
+namespace {
+
+constexpr std::size_t largest_chunk = std::size_t{1} << 26;
+/// Larger blocks are chunks of their own.
+constexpr std::size_t largest_carved = std::size_t{1} << 18;
+
+/// Whether memory that the upstream says is free is still in one of this resource's units.
+bool overlaps_own(const general_purpose_core& core, std::uintptr_t p, std::size_t bytes) noexcept {
+    const std::size_t last = std::min(bytes, metadata::address_map::indexed_bytes);
+    for (std::size_t at = 0; at < last; at += unit_page) {
+        if (metadata::address_map::find(p + at, &core) != nullptr) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/// Effects: asks the upstream. Returns: null if it refused, with \p fault set if it misbehaved.
+chunk* new_chunk(general_purpose_core& core, std::size_t bytes, std::size_t alignment,
+                 std::optional<upstream_fault>& fault) noexcept {
+    auto* const memory = static_cast<chunk*>(core.memory->allocate(sizeof(chunk)));
+    if (memory == nullptr) {
+        return nullptr;
+    }
+    void* p = nullptr;
+    bool refused = false;
+    try {
+        p = core.upstream->allocate(bytes, alignment);
+        // libstdc++ declares allocate as never returning null, so the compiler would drop a plain test of p.
+        asm volatile("" : "+r"(p));
+    } catch (...) {
+        refused = true;  // whatever upstream throws, our caller sees bad_alloc
+    }
+    const auto base = reinterpret_cast<std::uintptr_t>(p);
+    if (refused) {
+    } else if (p == nullptr) {
+        fault = {error_kind::upstream_null, p, bytes, alignment};
+    } else if (base % alignment != 0) {
+        fault = {error_kind::upstream_misaligned, p, bytes, alignment};
+        core.upstream->deallocate(p, bytes, alignment);
+    } else if (!core.over_pages && overlaps_own(core, base, bytes)) {
+        fault = {error_kind::upstream_overlap, p, bytes, alignment};
+    } else {
+        auto* const c = ::new (static_cast<void*>(memory)) chunk{.base = base, .size = bytes, .alignment = alignment};
+        c->next = core.chunks;
+        if (c->next != nullptr) {
+            c->next->previous = c;
+        }
+        core.chunks = c;
+        core.held_bytes += bytes;
+        return c;
+    }
+    core.memory->free(memory, sizeof(chunk));
+    return nullptr;
+}
+
+/// Effects: finds a reusable piece of at least \p bytes and at most \p most. Lock held.
+bool take_reusable(general_purpose_core& core, std::size_t bytes, std::size_t most, std::size_t alignment,
+                   piece& out) noexcept {
+    unit* before = nullptr;
+    for (unit* u = core.reusable.first; u != nullptr; before = u, u = u->queue) {
+        if (u->size < bytes || u->size > most || u->base % alignment != 0) {
+            continue;
+        }
+        if (u->trapped() && !os::remove_guard(bytes_of(*u), u->size, u->trap)) {
+            continue;
+        }
+        u->from->protect_guards -= u->trap == os::guard_tier::protect ? 1 : 0;
+        (before != nullptr ? before->queue : core.reusable.first) = u->queue;
+        core.reusable.last = core.reusable.last == u ? before : core.reusable.last;
+        core.reusable.count -= 1;
+        out = {.base = u->base, .size = u->size, .from = u->from};
+        core.memory->free(u, sizeof(unit));
+        return true;
+    }
+    return false;
+}
+
+/// Effects: closes the open chunk: what is left of it will not be carved.
+void close_open_chunk(general_purpose_core& core) noexcept {
+    chunk* const c = core.open_chunk;
+    if (c == nullptr) {
+        return;
+    }
+    c->spent += c->size - c->carved;
+    c->carved = c->size;
+    core.open_chunk = nullptr;
+}
+
+bool within_address_space(const general_purpose_core& core, std::size_t more) noexcept {
+    const std::size_t most = core.options.address_space_bytes;
+    return core.held_bytes <= most && more <= most - core.held_bytes;
+}
+
+/// Effects: a chunk from the upstream for one piece, or over pages for many.
+bool from_upstream(general_purpose_core& core, std::size_t bytes, std::size_t alignment, piece& out,
+                   std::optional<upstream_fault>& fault) noexcept {
+    if (core.over_pages && bytes <= largest_carved && alignment <= largest_carved) {
+        const std::size_t least = bytes + (alignment > unit_page ? alignment : 0);
+        for (std::size_t want = std::max(core.next_chunk_bytes, least);; want = std::max(want / 4, least)) {
+            chunk* const c = within_address_space(core, want) ? new_chunk(core, want, unit_page, fault) : nullptr;
+            if (c != nullptr) {
+                close_open_chunk(core);
+                core.open_chunk = c;
+                core.next_chunk_bytes = std::min(core.next_chunk_bytes * 2, largest_chunk);
+                return carve(core, bytes, alignment, out);
+            }
+            if (want == least || fault.has_value()) {
+                return false;
+            }
+        }
+    }
+    chunk* const c = within_address_space(core, bytes) ? new_chunk(core, bytes, alignment, fault) : nullptr;
+    if (c == nullptr) {
+        return false;
+    }
+    c->carved = bytes;
+    out = {.base = c->base, .size = bytes, .from = c};
+    return true;
+}
+
+/// Effects: opens a slab: one with warm pages, or a fresh one.
+bool open_slab(general_purpose_core& core, std::optional<upstream_fault>& fault) noexcept {
+    if (slab* const s = core.warm_slabs; s != nullptr) {
+        core.warm_slabs = s->next;
+        core.warm_count -= 1;
+        core.open_slab = s;
+        return true;
+    }
+    piece memory;
+    void* const place = core.memory->allocate(sizeof(slab));
+    if (place == nullptr) {
+        return false;
+    }
+    if (!carve(core, slab::size, unit_page, memory) && !from_upstream(core, slab::size, unit_page, memory, fault)) {
+        core.memory->free(place, sizeof(slab));
+        return false;
+    }
+    core.open_slab = ::new (place) slab{.base = memory.base, .from = memory.from};
+    return true;
+}
+
+bool carve_slab(general_purpose_core& core, guard_lock& hold, std::size_t want, std::size_t least, piece& out,
+                std::optional<upstream_fault>& fault) noexcept {
+    for (;;) {
+        if (core.open_slab == nullptr && !open_slab(core, fault)) {
+            return false;
+        }
+        slab& s = *core.open_slab;
+        const std::size_t left = slab::size - s.carved;
+        if (left >= least) {
+            out = {.base = s.base + s.carved, .size = std::min(want, left), .from = s.from, .in = &s, .warm = s.warm};
+            s.carved += out.size;
+            if (s.carved == slab::size) {
+                core.open_slab = nullptr;
+            }
+            return true;
+        }
+        s.carved = slab::size;
+        s.dead += left;
+        s.from->spent += left;
+        core.open_slab = nullptr;
+        trap_if_dead(core, hold, s);
+    }
+}
+
+}  // namespace
+
+void give_back(general_purpose_core& core, chunk& c) noexcept {
+    (c.previous != nullptr ? c.previous->next : core.chunks) = c.next;
+    if (c.next != nullptr) {
+        c.next->previous = c.previous;
+    }
+    if (core.open_chunk == &c) {
+        core.open_chunk = nullptr;
+    }
+    core.held_bytes -= c.size;
+    os::forget_protect_guards(c.protect_guards);
+    core.upstream->deallocate(reinterpret_cast<void*>(c.base), c.size, c.alignment);
+    core.memory->free(&c, sizeof(chunk));
+}
+
+void spend(general_purpose_core& core, chunk& c, std::size_t bytes, bool keep_address) noexcept {
+    c.spent += bytes;
+    if (!keep_address && c.spent == c.carved && &c != core.open_chunk) {
+        give_back(core, c);
+    }
+}
+
+bool carve(general_purpose_core& core, std::size_t bytes, std::size_t alignment, piece& out) noexcept {
+    chunk* const c = core.open_chunk;
+    if (c == nullptr) {
+        return false;
+    }
+    const std::uintptr_t at = os::round_up(c->base + c->carved, alignment);
+    const std::size_t skipped = at - (c->base + c->carved);
+    if (skipped + bytes > c->size - c->carved) {
+        return false;
+    }
+    c->carved += skipped + bytes;
+    c->spent += skipped;
+    out = {.base = at, .size = bytes, .from = c};
+    return true;
+}
+
+/// up to \p most.
+bool obtain(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std::size_t most, std::size_t alignment,
+            piece& out, std::optional<upstream_fault>& fault) noexcept {
+    if (take_reusable(core, bytes, most, alignment, out) || carve(core, bytes, alignment, out) ||
+        from_upstream(core, bytes, alignment, out, fault)) {
+        return true;
+    }
+    if (bytes > core.held_bytes) {
+        return false;  // hopeless: don't throw the quarantine away for it
+    }
+    while (!fault.has_value() && reclaim(core, hold)) {
+        if (take_reusable(core, bytes, std::numeric_limits<std::size_t>::max(), alignment, out) ||
+            from_upstream(core, bytes, alignment, out, fault)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool obtain_slots(general_purpose_core& core, guard_lock& hold, std::size_t want, std::size_t least, piece& out,
+                  std::optional<upstream_fault>& fault) noexcept {
+    if (core.belted && carve_slab(core, hold, want, least, out, fault)) {
+        return true;
+    }
+    // A smaller unit is better than giving up the addresses of retired ones, so only the last try reclaims.
+    for (; want > least && !fault.has_value(); want = std::max(os::round_up(want / 2, unit_page), least)) {
+        if (take_reusable(core, want, largest_unit, unit_page, out) || carve(core, want, unit_page, out) ||
+            from_upstream(core, want, unit_page, out, fault)) {
+            return true;
+        }
+    }
+    return !fault.has_value() && obtain(core, hold, least, largest_unit, unit_page, out, fault);
+}
+
+}  // namespace pmr_debug::detail

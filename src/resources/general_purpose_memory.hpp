@@ -1,0 +1,81 @@
+#pragma once
+
+// Memory for units, floor 4: between the upstream and the unit functions of the general-purpose resource. All of it
+// runs under the resource's lock.
+
+#include "resources/general_purpose_core.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+
+namespace pmr_debug::detail {
+
+using guard_lock = std::unique_lock<os::spin_lock>;
+
+inline constexpr std::size_t unit_page = std::size_t{1} << metadata::address_map::page_bits;
+/// Offsets in a unit of slots stay below this: the reciprocal is exact there.
+inline constexpr std::size_t largest_unit = std::size_t{1} << 16;
+
+/// Memory for a unit.
+struct piece {
+    std::uintptr_t base = 0;
+    std::size_t size = 0;
+    chunk* from = nullptr;
+    slab* in = nullptr;
+    bool warm = false;
+};
+
+/// What went wrong upstream, reported once the lock is released.
+struct upstream_fault {
+    error_kind kind = error_kind::upstream_null;
+    void* p = nullptr;
+    std::size_t bytes = 0;
+    std::size_t alignment = 0;
+};
+
+[[nodiscard]] inline unsigned char* bytes_of(const unit& u) noexcept {
+    return reinterpret_cast<unsigned char*>(u.base);
+}
+
+[[nodiscard]] inline std::size_t record_memory(const general_purpose_core& core, const unit& u) noexcept {
+    return u.large ? 0 : std::size_t{u.capacity} * core.record_bytes;
+}
+
+[[nodiscard]] inline std::size_t bit_memory(const unit& u) noexcept {
+    return u.words() * sizeof(std::uint64_t);
+}
+
+/// Effects: returns a chunk to the upstream.
+void give_back(general_purpose_core& core, chunk& c) noexcept;
+
+/// Effects: notes that \p bytes of the chunk will not be used again; returns it to the upstream when that is all of it,
+/// unless its addresses are to stay taken.
+void spend(general_purpose_core& core, chunk& c, std::size_t bytes, bool keep_address) noexcept;
+
+/// Effects: cuts a piece off the open chunk. Returns: false if it has no room.
+bool carve(general_purpose_core& core, std::size_t bytes, std::size_t alignment, piece& out) noexcept;
+
+/// Effects: memory of \p bytes (whole pages) from wherever there is some; a reusable piece may be larger, up to \p
+/// most. When nothing else is left the oldest retired memory is used again, which may release the lock for a while.
+bool obtain(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std::size_t most, std::size_t alignment,
+            piece& out, std::optional<upstream_fault>& fault) noexcept;
+
+/// Effects: memory for a unit of slots: \p want bytes, or less, but at least \p least, where that avoids reuse.
+bool obtain_slots(general_purpose_core& core, guard_lock& hold, std::size_t want, std::size_t least, piece& out,
+                  std::optional<upstream_fault>& fault) noexcept;
+
+// ---- general_purpose_retirement.cpp -------------------------------------------------------------------------------
+
+/// Effects: forgets the unit for good: map, records, descriptor.
+void forget(general_purpose_core& core, unit& u, bool keep_address) noexcept;
+
+/// Effects: address space or upstream ran out: makes the oldest retired memory available again. May release the lock.
+/// Returns: false if there is none.
+bool reclaim(general_purpose_core& core, guard_lock& hold) noexcept;
+
+/// Effects: verifies and traps a slab if all its units are dead. May release the lock.
+void trap_if_dead(general_purpose_core& core, guard_lock& hold, slab& s) noexcept;
+
+}  // namespace pmr_debug::detail
