@@ -90,6 +90,8 @@ function(pmr_debug_add_symboliser_objects target)
             string(APPEND defines "#define ${symbol} pmr_debug_${symbol}\n")
         endif()
     endforeach()
+    # One name of libc's, too: what it shows libbacktrace is for src/stack/symboliser.cpp to decide.
+    string(APPEND renames "dl_iterate_phdr pmr_debug_dl_iterate_phdr\n")
     file(WRITE "${work}/renames" "${renames}")
     foreach(object IN LISTS objects)
         execute_process(COMMAND "${CMAKE_OBJCOPY}" --preserve-dates --redefine-syms=renames "${object}" ${run})

@@ -123,7 +123,7 @@ constexpr bool holds(const stack_bounds& b, std::uintptr_t address) noexcept {
 
 namespace detail {
 
-thread_local stack_bounds current_stack{};
+constinit thread_local stack_bounds current_stack{};
 
 stack_bounds find_stack(std::uintptr_t frame) noexcept {
     const errno_keeper keep;

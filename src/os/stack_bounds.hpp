@@ -25,7 +25,7 @@ struct mapping {
 namespace detail {
 
 // initial-exec: one load off the thread register, in shared libraries too, and no allocation at first use.
-extern thread_local stack_bounds current_stack __attribute__((tls_model("initial-exec")));
+extern constinit thread_local stack_bounds current_stack __attribute__((tls_model("initial-exec")));
 stack_bounds find_stack(std::uintptr_t frame) noexcept;
 
 /// The two ways find_mapping asks the kernel, apart for tests. {0, 0} also where the kernel does not know the way.

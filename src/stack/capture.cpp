@@ -3,6 +3,7 @@
 #include <pmr_debug/policy.hpp>
 
 #include "os/stack_bounds.hpp"
+#include "os/start_code.hpp"
 #include "stack/depot.hpp"
 #include "stack/unwinder.hpp"
 
@@ -34,23 +35,26 @@ trace_id store(const std::uintptr_t* frames, unsigned depth, std::uint8_t ending
     return hand_out(id);
 }
 
-constexpr std::uint8_t ending_of(const walk& w, unsigned most) noexcept {
-    if (w.depth > most) {
-        return ends_at_depth;
-    }
-    return w.end == walk_end::no_rules ? ends_cut_short : std::uint8_t{0};
-}
+/// A word that must be on the stack for a chain to mean what it meant before.
+struct witness {
+    std::uintptr_t distance;  ///< below the stack's high end, bytes
+    std::uintptr_t value;
+};
+constexpr unsigned words_of_witness = 2;
 
-trace_id store(const walk& w, unsigned most) noexcept {
-    return store(w.frames, std::min(w.depth, most), ending_of(w, most));
-}
-
-void learn(const chain& found, std::uint32_t meaning, std::span<const std::uintptr_t> tail = {}) noexcept {
-    const std::uint32_t key = intern(found.hash, found.frames, found.words, found.ending, tail);
-    if (key != 0) {
-        // release pairs with the acquire in capture: the trace named here is written.
-        entry_at(key)->meaning.store(meaning, std::memory_order_release);
+/// Returns: false if the depot is full, or holds the chain without these witnesses.
+bool learn(const chain& found, std::uint32_t meaning, std::span<const std::uintptr_t> witnesses = {}) noexcept {
+    const std::uint32_t key = intern(found.hash, found.frames, found.words, found.ending, witnesses);
+    if (key == 0) {
+        return false;
     }
+    depot_entry& e = *entry_at(key);
+    if (e.tail != witnesses.size() || !std::equal(witnesses.begin(), witnesses.end(), e.frames() + e.depth)) {
+        return false;
+    }
+    // release pairs with the acquire in capture: the trace named here is written.
+    e.meaning.store(meaning, std::memory_order_release);
+    return true;
 }
 
 /// A chain not seen before, or one that cannot be relied upon: the unwinder says what is there.
@@ -69,12 +73,18 @@ void learn(const chain& found, std::uint32_t meaning, std::span<const std::uintp
     while (agree < found.depth && agree < truth.depth && found.frames[agree] == truth.frames[agree]) {
         ++agree;
     }
-    const bool reached = truth.depth > most;
     const bool whole = truth.end == walk_end::outermost;
+    // What comes before main or a thread's function tells nobody anything, and would be in every trace.
+    unsigned depth = truth.depth;
+    while (whole && depth > 1 && os::is_start_code(truth.frames[depth - 1])) {
+        --depth;
+    }
+    const bool reached = depth > most;
+    const bool at_a_loss = !reached && truth.end == walk_end::no_rules;
 
-    // The unwinder is at a loss in code that the chain leads beyond. Frame pointers may well be right there, so the
-    // frames are kept, but nothing vouches for them, and the trace says so.
-    if (!known && agree != 0 && agree == truth.depth && !reached && truth.end == walk_end::no_rules) {
+    // In code that the unwinder has no rules for. Frame pointers may well be right there, so the frames that the chain
+    // has beyond are kept, but nothing vouches for them, and the trace says so.
+    if (!known && agree != 0 && agree == depth && at_a_loss) {
         const auto ending = static_cast<std::uint8_t>(ends_cut_short | (found.ending & ends_at_depth));
         const trace_id result = store(found.frames, found.depth, ending);
         if (result != trace_id::none) {
@@ -83,43 +93,43 @@ void learn(const chain& found, std::uint32_t meaning, std::span<const std::uintp
         return result;
     }
 
-    const trace_id result = store(truth, most);
-    const bool same = agree == found.depth && (reached ? agree == most : whole && agree == truth.depth);
-    // The C library's start code keeps no frame pointers, so most chains end a few frames early, or go astray there.
-    // These few frames never return, so it is enough to see on the stack that they are the same ones.
-    const bool at_start = whole && agree != 0 && truth.depth - agree <= look_ahead;
-    if (!same && !at_start) {
-        count_slow_walk();
-    }
+    const trace_id result = store(truth.frames, reached ? most : depth,
+                                  reached ? ends_at_depth : (at_a_loss ? ends_cut_short : std::uint8_t{0}));
     if (known || agree == 0 || result == trace_id::none) {
+        count_slow_walk();
         return result;
     }
-    if (same) {
-        learn(found, static_cast<std::uint32_t>(result));
-    } else if (at_start) {
-        // Of the last frame that agrees, too: then the others follow at the same distance.
-        std::uintptr_t tail[look_ahead + 1];
-        const unsigned end = std::min(truth.depth, most);
-        for (unsigned i = agree - 1; i < end; ++i) {
-            tail[i - (agree - 1)] = high - truth.slots[i];
+    const auto meaning = static_cast<std::uint32_t>(result);
+    if (agree == found.depth && (reached ? agree == most : whole && agree == truth.depth)) {
+        learn(found, meaning);
+    } else if (whole && truth.depth - agree <= look_ahead) {
+        // The C library's start code keeps no frame pointers, so many chains end a few frames early, or go astray
+        // there. These outermost frames are always in the same place, so it is enough to see there that they are the
+        // same.
+        std::uintptr_t witnesses[(look_ahead + 1) * words_of_witness];
+        unsigned words = 0;
+        for (unsigned i = agree - 1; i < truth.depth; ++i) {
+            witnesses[words++] = high - truth.slots[i];
+            witnesses[words++] = truth.frames[i];
         }
-        learn(found, static_cast<std::uint32_t>(result), {tail, end - (agree - 1)});
+        if (!learn(found, meaning, {witnesses, words})) {
+            count_slow_walk();
+        }
     } else {
+        count_slow_walk();
         learn(found, unreliable);
     }
     return result;
 }
 
-/// True if the last frames of the trace \p id are where the tail of \p key says.
-[[gnu::no_sanitize_address, gnu::no_sanitize_thread]] bool tail_matches(const depot_entry& key, std::uint32_t id,
-                                                                        std::uintptr_t lowest,
-                                                                        std::uintptr_t high) noexcept {
-    const depot_entry& trace = *entry_at(id);
-    const std::uintptr_t* const distance = key.frames() + key.depth;
-    const std::uintptr_t* const frame = trace.frames() + trace.depth - key.tail;
-    for (unsigned i = 0; i < key.tail; ++i) {
-        const std::uintptr_t slot = high - distance[i];
-        if (slot < lowest || *reinterpret_cast<const std::uintptr_t*>(slot) != frame[i]) {
+/// True if all witnesses of \p key are there. Nothing below \p lowest is read.
+[[gnu::no_sanitize_address, gnu::no_sanitize_thread]] bool witnesses_agree(const depot_entry& key,
+                                                                           std::uintptr_t lowest,
+                                                                           std::uintptr_t high) noexcept {
+    const std::uintptr_t* const words = key.frames() + key.depth;
+    for (unsigned i = 0; i < key.tail; i += words_of_witness) {
+        const std::uintptr_t slot = high - words[i];
+        if (slot < lowest || *reinterpret_cast<const std::uintptr_t*>(slot) != words[i + 1]) {
             return false;
         }
     }
@@ -173,7 +183,7 @@ void learn(const chain& found, std::uint32_t meaning, std::span<const std::uintp
         const depot_entry& key = *entry_at(id);
         const std::uint32_t meaning = key.meaning.load(std::memory_order_acquire);
         if (meaning != 0) [[likely]] {
-            if (meaning != unreliable && (key.tail == 0 || tail_matches(key, meaning, frame_pointer, stack.high)))
+            if (meaning != unreliable && (key.tail == 0 || witnesses_agree(key, frame_pointer, stack.high)))
                 [[likely]] {
                 return static_cast<trace_id>(meaning);
             }

@@ -27,8 +27,7 @@ const char* executable_path() noexcept {
 
 struct search {
     std::uintptr_t address;
-    const char* path = nullptr;
-    std::uintptr_t base = 0;
+    module found;
 };
 
 int match(dl_phdr_info* info, std::size_t, void* argument) noexcept {
@@ -37,8 +36,8 @@ int match(dl_phdr_info* info, std::size_t, void* argument) noexcept {
         const auto& header = info->dlpi_phdr[i];
         // Unsigned: an address below the segment wraps around and is too large.
         if (header.p_type == PT_LOAD && s.address - info->dlpi_addr - header.p_vaddr < header.p_memsz) {
-            s.path = info->dlpi_name != nullptr ? info->dlpi_name : "";
-            s.base = info->dlpi_addr;
+            const bool named = info->dlpi_name != nullptr && info->dlpi_name[0] != '\0';
+            s.found = {named ? info->dlpi_name : executable_path(), info->dlpi_addr, !named};
             return 1;
         }
     }
@@ -55,18 +54,36 @@ int count(dl_phdr_info* info, std::size_t size, void* argument) noexcept {
 }  // namespace
 
 module find_module(std::uintptr_t address) noexcept {
-    search s{address};
+    search s{address, {}};
     ::dl_iterate_phdr(match, &s);
-    if (s.path == nullptr) {
-        return {};
-    }
-    return {s.path[0] != '\0' ? s.path : executable_path(), s.base};
+    return s.found;
 }
 
 module_changes current_modules() noexcept {
     module_changes changes;
     ::dl_iterate_phdr(count, &changes);
     return changes;
+}
+
+int show_module(const module& m, int (*callback)(dl_phdr_info*, std::size_t, void*), void* data) noexcept {
+    struct request {
+        const module& wanted;
+        int (*callback)(dl_phdr_info*, std::size_t, void*);
+        void* data;
+    } r{m, callback, data};
+    return ::dl_iterate_phdr(
+        [](dl_phdr_info* info, std::size_t size, void* argument) {
+            const request& q = *static_cast<request*>(argument);
+            const bool named = info->dlpi_name != nullptr && info->dlpi_name[0] != '\0';
+            if (info->dlpi_addr != q.wanted.base || (named ? info->dlpi_name != q.wanted.path : !q.wanted.executable)) {
+                return 0;
+            }
+            dl_phdr_info nameless = *info;
+            nameless.dlpi_name = "";
+            q.callback(&nameless, size, q.data);
+            return 1;
+        },
+        &r);
 }
 
 }  // namespace pmr_debug::stack

@@ -5,9 +5,11 @@
 #include "stack/names.hpp"
 
 #include <dlfcn.h>
+#include <link.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cstddef>
 #include <string_view>
 
 #if defined(PMR_DEBUG_HAVE_LIBBACKTRACE) && PMR_DEBUG_HAVE_LIBBACKTRACE
@@ -89,27 +91,52 @@ const char* exported_name(std::uintptr_t pc) noexcept {
 
 #if defined(PMR_DEBUG_HAVE_LIBBACKTRACE) && PMR_DEBUG_HAVE_LIBBACKTRACE
 
-// libbacktrace reads the list of modules once for each state, and never gives a state's memory back. Programs that load
-// plugins get a fresh state when it matters, but not without end.
-constexpr int most_states = 32;
+/// libbacktrace's tables, one set a module. Left to itself it reads all modules' debug information at first use, which
+/// takes some 80 ms where that of the C library is installed; most traces need that of the program only.
+struct module_tables {
+    module where;
+    backtrace_state* state = nullptr;
+};
 
-backtrace_state* state = nullptr;
-int states = 0;
-module_changes state_modules;
+// libbacktrace never gives a state's memory back, so programs that load and unload plugins do not get new ones without
+// end. Beyond, there are the dynamic symbol tables.
+constexpr int most_tables = 64;
+constinit module_tables tables[most_tables]{};
+int tables_made = 0;
+int first_valid = 0;
+module_changes seen_modules;
+
+// The module that libbacktrace gets to see while it starts.
+constinit module shown{};
 
 void ignore_error(void*, const char*, int) {}
 
-void make_state() noexcept {
-    if (states == most_states) {
-        return;
+/// Where a module was unloaded, another may be in its place, or a newer one of the same name.
+void forget_unloaded() noexcept {
+    const module_changes now = current_modules();
+    if (now.unloaded != seen_modules.unloaded) {
+        first_valid = tables_made;
     }
-    ++states;
-    state_modules = current_modules();
+    seen_modules = now;
+}
+
+backtrace_state* state_of(const module& where) noexcept {
+    for (int i = 0; i < tables_made; ++i) {
+        const module& m = tables[i].where;
+        if (m.base == where.base && m.path == where.path && (i >= first_valid || m.executable)) {
+            shown = where;
+            return tables[i].state;
+        }
+    }
+    if (tables_made == most_tables || (where.path[0] == '\0' && !where.executable)) {
+        return nullptr;
+    }
     constexpr int one_thread_at_a_time = 0;
-    if (backtrace_state* const fresh = backtrace_create_state(nullptr, one_thread_at_a_time, ignore_error, nullptr);
-        fresh != nullptr) {
-        state = fresh;
-    }
+    shown = where;
+    tables[tables_made] = {where, backtrace_create_state(where.executable ? nullptr : where.path, one_thread_at_a_time,
+                                                         ignore_error, nullptr)};
+    ++tables_made;
+    return tables[tables_made - 1].state;
 }
 
 struct source_frames {
@@ -139,7 +166,7 @@ void take_symbol(void* context, std::uintptr_t, const char* name, std::uintptr_t
     *static_cast<const char**>(context) = name;
 }
 
-const char* symbol_name(std::uintptr_t pc) noexcept {
+const char* symbol_name(backtrace_state* state, std::uintptr_t pc) noexcept {
     const char* name = nullptr;
     if (state != nullptr) {
         backtrace_syminfo(state, pc, take_symbol, ignore_error, &name);
@@ -149,20 +176,14 @@ const char* symbol_name(std::uintptr_t pc) noexcept {
 
 void emit_frames(const emitter& emit, std::uintptr_t pc) noexcept {
     source_frames s{emit};
+    backtrace_state* const state = state_of(emit.where);
     if (state != nullptr) {
         backtrace_pcinfo(state, pc, take_source_frame, ignore_error, &s);
     }
     // The debug information leaves the namespace out of functions that are local to their file; the symbol has it.
     const bool mangled = s.function != nullptr && std::string_view(s.function).starts_with("_Z");
-    const char* const symbol = mangled ? nullptr : symbol_name(pc);
+    const char* const symbol = mangled ? nullptr : symbol_name(state, pc);
     emit(symbol != nullptr ? symbol : s.function, s.file, s.line, false);
-}
-
-// A module that came after the state is not in it; where one went, another may be in its place.
-void refresh_state(const module_changes& now) noexcept {
-    if (state == nullptr || now != state_modules) {
-        make_state();
-    }
 }
 
 #else
@@ -171,11 +192,20 @@ void emit_frames(const emitter& emit, std::uintptr_t pc) noexcept {
     emit(exported_name(pc), nullptr, 0, false);
 }
 
-void refresh_state(const module_changes&) noexcept {}
+void forget_unloaded() noexcept {}
 
 #endif
 
 }  // namespace
+
+#if defined(PMR_DEBUG_HAVE_LIBBACKTRACE) && PMR_DEBUG_HAVE_LIBBACKTRACE
+// The build makes libbacktrace call this in place of dl_iterate_phdr. Without a name, a module counts as the file that
+// the state was made for.
+extern "C" int pmr_debug_dl_iterate_phdr(int (*callback)(dl_phdr_info*, std::size_t, void*), void* data) {
+    return show_module(shown, callback, data);
+}
+#endif
+
 }  // namespace stack
 
 void resolve(trace_id id, frame_visitor visitor, void* context) noexcept {
@@ -195,7 +225,7 @@ void resolve(trace_id id, frame_visitor visitor, void* context) noexcept {
         }
         return;
     }
-    stack::refresh_state(stack::current_modules());
+    stack::forget_unloaded();
     for (const std::uintptr_t address : trace.frames) {
         // A return address is where the call's next instruction is; the call itself lies before.
         const std::uintptr_t pc = address - 1;

@@ -1,5 +1,7 @@
 #include "stack/unwinder.hpp"
 
+#include "os/start_code.hpp"
+
 #include <unwind.h>
 
 namespace pmr_debug::stack {
@@ -44,6 +46,10 @@ void unwind(std::uintptr_t frame_pointer, unsigned most, walk& w) noexcept {
     // A frame is {saved frame pointer, return address}; above that is its caller's stack pointer at the call.
     request r{w, frame_pointer + 2 * sizeof(void*), most};
     _Unwind_Backtrace(step, &r);
+    // In some static programs the entry point has no rules, but it needs none.
+    if (w.end == walk_end::no_rules && w.depth != 0 && os::is_program_entry(w.frames[w.depth - 1])) {
+        w.end = walk_end::outermost;
+    }
 }
 
 }  // namespace pmr_debug::stack

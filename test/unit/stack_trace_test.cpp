@@ -1,22 +1,62 @@
 #include <pmr_debug/stack_trace.hpp>
 
-#include <gtest/gtest.h>
+#include "stack/capture.hpp"
+#include "support/trace_names.hpp"
 
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <ucontext.h>
+
+#include <cstdlib>
+#include <memory>
+#include <thread>
 #include <vector>
+
+// Code without unwind information: one that keeps a frame pointer and one that does not.
+extern "C" void call_with_frame_pointer_only(void (*function)());
+extern "C" void call_with_nothing(void (*function)());
+asm(R"(
+.pushsection .text
+.globl call_with_frame_pointer_only
+.type call_with_frame_pointer_only, @function
+call_with_frame_pointer_only:
+    push %rbp
+    mov %rsp, %rbp
+    call *%rdi
+    pop %rbp
+    ret
+.size call_with_frame_pointer_only, . - call_with_frame_pointer_only
+.globl call_with_nothing
+.type call_with_nothing, @function
+call_with_nothing:
+    push %rbp
+    xor %ebp, %ebp
+    call *%rdi
+    pop %rbp
+    ret
+.size call_with_nothing, . - call_with_nothing
+.popsection
+)");
 
 namespace {
 
 using pmr_debug::capture_trace;
+using pmr_debug::depot_stats;
 using pmr_debug::trace_id;
 using pmr_debug::view;
+using trace_test::frames_of;
+using trace_test::in_order;
+using trace_test::text;
 
-__attribute__((noinline)) trace_id here(unsigned frames) {
+#define NOINLINE __attribute__((noinline))
+
+NOINLINE trace_id here(unsigned frames) {
     const trace_id id = capture_trace(frames);
     asm volatile("");
     return id;
 }
 
-__attribute__((noinline)) trace_id below(unsigned levels, unsigned frames) {
+NOINLINE trace_id below(unsigned levels, unsigned frames) {
     const trace_id id = levels == 0 ? here(frames) : below(levels - 1, frames);
     asm volatile("");
     return id;
@@ -43,6 +83,218 @@ TEST(capture_trace, same_path_same_id_other_path_other_id) {
     EXPECT_EQ(ids[0], ids[2]);
     EXPECT_NE(ids[0], below(3, 8));
     EXPECT_NE(ids[0], below(4, 64));
+}
+
+TEST(capture_trace, a_shorter_trace_is_the_start_of_a_longer_one) {
+    trace_id ids[2];
+    for (unsigned i = 0; i < 2; ++i) {
+        ids[i] = below(5, i == 0 ? 4 : 12);
+    }
+    const auto shorter = view(ids[0]).frames;
+    const auto longer = view(ids[1]).frames;
+    ASSERT_EQ(shorter.size(), 4U);
+    EXPECT_GT(longer.size(), shorter.size());
+    EXPECT_TRUE(std::equal(shorter.begin(), shorter.end(), longer.begin()));
+}
+
+NOINLINE trace_id third(unsigned frames) {
+    const trace_id id = here(frames);
+    asm volatile("");
+    return id;
+}
+NOINLINE trace_id second(unsigned frames) {
+    const trace_id id = third(frames);
+    asm volatile("");
+    return id;
+}
+
+TEST(capture_trace, begins_with_its_caller_and_goes_outwards) {
+    const auto frames = frames_of(second(4));
+    ASSERT_GE(frames.size(), 4U);
+    EXPECT_TRUE(trace_test::is(frames[0], "here")) << text(frames);
+    EXPECT_TRUE(in_order(frames, {"here", "third", "second", "TestBody"})) << text(frames);
+}
+
+TEST(capture_trace, shows_each_level_of_a_recursion) {
+    const auto frames = frames_of(below(6, 8));
+    EXPECT_TRUE(in_order(frames, {"here", "below", "below", "below", "below", "below", "below", "below"}))
+        << text(frames);
+}
+
+TEST(capture_trace, ends_where_the_programs_own_code_begins) {
+    trace_id from_main = here(64);
+    trace_id from_thread[2] = {};
+    std::thread([&] {
+        for (trace_id& id : from_thread) {
+            id = here(64);
+        }
+    }).join();
+    EXPECT_TRUE(in_order(frames_of(from_main), {"here", "TestBody", "main"})) << text(frames_of(from_main));
+    EXPECT_EQ(from_thread[0], from_thread[1]);
+    for (const trace_id id : {from_main, from_thread[0]}) {
+        EXPECT_FALSE(view(id).flags.depth_reached);
+        EXPECT_FALSE(view(id).flags.cut_short);
+        EXPECT_FALSE(in_order(frames_of(id), {"start_call_main"})) << text(frames_of(id));
+        EXPECT_FALSE(in_order(frames_of(id), {"clone"})) << text(frames_of(id));
+    }
+}
+
+TEST(capture_trace, a_known_chain_needs_no_unwinder) {
+    std::uint64_t walks[3] = {};
+    std::thread([&] {
+        for (std::uint64_t& w : walks) {  // one call site, near the end of the thread's stack
+            here(16);
+            w = depot_stats().slow_walks;
+        }
+    }).join();
+    EXPECT_EQ(walks[1], walks[0]);
+    EXPECT_EQ(walks[2], walks[0]);
+}
+
+trace_id from_callback = trace_id::none;
+
+NOINLINE int compare_and_capture(const void*, const void*) {
+    from_callback = here(32);
+    asm volatile("");
+    return 0;
+}
+NOINLINE void sort_one() {
+    int values[2] = {1, 2};
+    std::qsort(values, 2, sizeof values[0], compare_and_capture);
+    asm volatile("");
+}
+NOINLINE void sort_other() {
+    int values[2] = {1, 2};
+    std::qsort(values, 2, sizeof values[0], compare_and_capture);
+    asm volatile("" ::"r"(&values));
+}
+
+// The C library keeps no frame pointers: those found in the callback skip frames, and are the same for both callers.
+TEST(capture_trace, goes_through_code_without_frame_pointers) {
+    for (int i = 0; i < 3; ++i) {
+        sort_one();
+        const auto one = frames_of(from_callback);
+        EXPECT_TRUE(in_order(one, {"here", "compare_and_capture", "sort_one", "TestBody", "main"})) << text(one);
+        EXPECT_FALSE(in_order(one, {"sort_other"})) << text(one);
+        EXPECT_FALSE(view(from_callback).flags.cut_short);
+        sort_other();
+        const auto other = frames_of(from_callback);
+        EXPECT_TRUE(in_order(other, {"here", "compare_and_capture", "sort_other", "TestBody", "main"})) << text(other);
+    }
+}
+
+trace_id from_asm = trace_id::none;
+NOINLINE void capture_from_asm() {
+    from_asm = here(32);
+    asm volatile("");
+}
+
+TEST(capture_trace, says_when_it_is_cut_short) {
+    const std::uint64_t before = depot_stats().cut_short;
+    for (int i = 0; i < 2; ++i) {
+        call_with_nothing(capture_from_asm);
+        EXPECT_TRUE(view(from_asm).flags.cut_short);
+        EXPECT_TRUE(in_order(frames_of(from_asm), {"here", "capture_from_asm", "call_with_nothing"}))
+            << text(frames_of(from_asm));
+        EXPECT_FALSE(in_order(frames_of(from_asm), {"main"}));
+    }
+    EXPECT_EQ(depot_stats().cut_short, before + 1);
+}
+
+TEST(capture_trace, without_unwind_information_frame_pointers_lead_on_but_are_not_vouched_for) {
+    call_with_frame_pointer_only(capture_from_asm);
+    EXPECT_TRUE(view(from_asm).flags.cut_short);
+    EXPECT_TRUE(in_order(frames_of(from_asm), {"here", "capture_from_asm", "call_with_frame_pointer_only", "TestBody"}))
+        << text(frames_of(from_asm));
+}
+
+TEST(capture_trace, threads_get_equal_ids_for_equal_paths) {
+    constexpr int count = 8;
+    std::vector<std::vector<trace_id>> ids(count);
+    std::vector<std::thread> threads;
+    for (auto& mine : ids) {
+        threads.emplace_back([&mine] {
+            for (unsigned round = 0; round < 200; ++round) {
+                mine.push_back(below(round % 50, 8 + round % 40));
+            }
+        });
+    }
+    for (auto& t : threads) {
+        t.join();
+    }
+    for (int i = 1; i < count; ++i) {
+        EXPECT_EQ(ids[0], ids[static_cast<std::size_t>(i)]);
+    }
+}
+
+ucontext_t main_context;
+ucontext_t fiber_context;
+trace_id from_fiber = trace_id::none;
+
+NOINLINE void fiber() {
+    from_fiber = below(3, 16);
+    asm volatile("");
+}
+
+TEST(capture_trace, works_on_a_fiber) {
+    constexpr std::size_t bytes = 256 * 1024;
+    const auto stack = std::make_unique<char[]>(bytes);
+    ASSERT_EQ(getcontext(&fiber_context), 0);
+    fiber_context.uc_stack.ss_sp = stack.get();
+    fiber_context.uc_stack.ss_size = bytes;
+    fiber_context.uc_link = &main_context;
+    makecontext(&fiber_context, fiber, 0);
+    const std::uint64_t slow_walks = depot_stats().slow_walks;
+    ASSERT_EQ(swapcontext(&main_context, &fiber_context), 0);
+    EXPECT_EQ(depot_stats().slow_walks, slow_walks + 1);
+    EXPECT_TRUE(in_order(frames_of(from_fiber), {"here", "below", "below", "below", "below", "fiber"}))
+        << text(frames_of(from_fiber));
+    EXPECT_FALSE(view(from_fiber).flags.depth_reached);
+}
+
+trace_id from_handler = trace_id::none;
+
+NOINLINE void on_signal(int) {
+    from_handler = here(32);
+    asm volatile("");
+}
+
+NOINLINE void raise_it() {
+    raise(SIGUSR1);
+    asm volatile("");
+}
+
+TEST(capture_trace, works_on_an_alternate_signal_stack) {
+    constexpr std::size_t bytes = 256 * 1024;
+    const auto memory = std::make_unique<char[]>(bytes);
+    stack_t alternate{};
+    alternate.ss_sp = memory.get();
+    alternate.ss_size = bytes;
+    stack_t before{};
+    ASSERT_EQ(sigaltstack(&alternate, &before), 0);
+    struct sigaction action {};
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_ONSTACK;
+    struct sigaction old {};
+    ASSERT_EQ(sigaction(SIGUSR1, &action, &old), 0);
+    raise_it();
+    sigaction(SIGUSR1, &old, nullptr);
+    sigaltstack(&before, nullptr);
+    EXPECT_TRUE(in_order(frames_of(from_handler), {"here", "on_signal", "raise_it", "TestBody"}))
+        << text(frames_of(from_handler));
+}
+
+NOINLINE trace_id entry(unsigned frames) {
+    const trace_id id = pmr_debug::stack::capture_from_caller(frames);
+    asm volatile("");
+    return id;
+}
+
+TEST(capture_from_caller, leaves_out_the_function_it_stands_in) {
+    const trace_id id = entry(8);
+    const auto frames = frames_of(id);
+    ASSERT_FALSE(frames.empty());
+    EXPECT_TRUE(trace_test::is(frames[0], "TestBody")) << text(frames);
 }
 
 }  // namespace
