@@ -2,9 +2,11 @@
 
 #include <dlfcn.h>
 #include <sys/auxv.h>
+#if defined(__GLIBC__)
+#include <gnu/libc-version.h>
+#endif
 
 #include <atomic>
-#include <cstdlib>
 
 namespace pmr_debug::os {
 
@@ -24,7 +26,8 @@ bool in_c_library(std::uintptr_t address) noexcept {
     if (high == 0) {
         dl_find_object library{};
         dl_find_object program{};
-        const bool apart = ::_dl_find_object(reinterpret_cast<void*>(&std::abort), &library) == 0 &&
+        // Not a function that a sanitizer might have put its own in place of.
+        const bool apart = ::_dl_find_object(reinterpret_cast<void*>(&::gnu_get_libc_version), &library) == 0 &&
                            ::_dl_find_object(reinterpret_cast<void*>(::getauxval(AT_ENTRY)), &program) == 0 &&
                            library.dlfo_map_start != program.dlfo_map_start;  // they are one in a static program
         library_low.store(apart ? reinterpret_cast<std::uintptr_t>(library.dlfo_map_start) : 1,

@@ -50,6 +50,9 @@ using trace_test::text;
 
 #define NOINLINE __attribute__((noinline))
 
+// Unknown to the compiler, which would otherwise unroll loops, and so make several call sites of one.
+volatile int three = 3;
+
 NOINLINE trace_id here(unsigned frames) {
     const trace_id id = capture_trace(frames);
     asm volatile("");
@@ -76,7 +79,7 @@ TEST(capture_trace, keeps_no_more_frames_than_asked_for) {
 
 TEST(capture_trace, same_path_same_id_other_path_other_id) {
     std::vector<trace_id> ids;
-    for (int i = 0; i < 3; ++i) {
+    for (int i = 0; i < three; ++i) {
         ids.push_back(below(3, 8));
     }
     EXPECT_EQ(ids[0], ids[1]);
@@ -87,8 +90,8 @@ TEST(capture_trace, same_path_same_id_other_path_other_id) {
 
 TEST(capture_trace, a_shorter_trace_is_the_start_of_a_longer_one) {
     trace_id ids[2];
-    for (unsigned i = 0; i < 2; ++i) {
-        ids[i] = below(5, i == 0 ? 4 : 12);
+    for (int i = 1; i < three; ++i) {
+        ids[i - 1] = below(5, i == 1 ? 4 : 12);
     }
     const auto shorter = view(ids[0]).frames;
     const auto longer = view(ids[1]).frames;
@@ -125,8 +128,8 @@ TEST(capture_trace, ends_where_the_programs_own_code_begins) {
     trace_id from_main = here(64);
     trace_id from_thread[2] = {};
     std::thread([&] {
-        for (trace_id& id : from_thread) {
-            id = here(64);
+        for (int i = 1; i < three; ++i) {
+            from_thread[i - 1] = here(64);
         }
     }).join();
     EXPECT_TRUE(in_order(frames_of(from_main), {"here", "TestBody", "main"})) << text(frames_of(from_main));
@@ -142,9 +145,9 @@ TEST(capture_trace, ends_where_the_programs_own_code_begins) {
 TEST(capture_trace, a_known_chain_needs_no_unwinder) {
     std::uint64_t walks[3] = {};
     std::thread([&] {
-        for (std::uint64_t& w : walks) {  // one call site, near the end of the thread's stack
+        for (int i = 0; i < three; ++i) {  // one call site, near the end of the thread's stack
             here(16);
-            w = depot_stats().slow_walks;
+            walks[i] = depot_stats().slow_walks;
         }
     }).join();
     EXPECT_EQ(walks[1], walks[0]);
@@ -171,7 +174,7 @@ NOINLINE void sort_other() {
 
 // The C library keeps no frame pointers: those found in the callback skip frames, and are the same for both callers.
 TEST(capture_trace, goes_through_code_without_frame_pointers) {
-    for (int i = 0; i < 3; ++i) {
+    for (int i = 0; i < three; ++i) {
         sort_one();
         const auto one = frames_of(from_callback);
         EXPECT_TRUE(in_order(one, {"here", "compare_and_capture", "sort_one", "TestBody", "main"})) << text(one);
@@ -191,7 +194,7 @@ NOINLINE void capture_from_asm() {
 
 TEST(capture_trace, says_when_it_is_cut_short) {
     const std::uint64_t before = depot_stats().cut_short;
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 1; i < three; ++i) {
         call_with_nothing(capture_from_asm);
         EXPECT_TRUE(view(from_asm).flags.cut_short);
         EXPECT_TRUE(in_order(frames_of(from_asm), {"here", "capture_from_asm", "call_with_nothing"}))
