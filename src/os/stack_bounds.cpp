@@ -127,13 +127,11 @@ constinit thread_local stack_bounds current_stack{};
 
 stack_bounds find_stack(std::uintptr_t frame) noexcept {
     const errno_keeper keep;
+    // The main thread's control block lies elsewhere, maybe beside a fiber's stack. The main thread of a forked child
+    // that runs on the stack of the thread that forked is not recognised, unless that one was: its traces come slower.
     stack_bounds b = main_stack();
-    // A thread that forked is its child's main thread, yet still runs on its own stack: so look at where we are first.
-    if (!holds(b, frame)) {
-        const stack_bounds own = thread_stack(frame);
-        if (holds(own, frame) || ::syscall(SYS_gettid) != ::getpid()) {
-            b = own;
-        }
+    if (!holds(b, frame) && ::syscall(SYS_gettid) != ::getpid()) {
+        b = thread_stack(frame);
     }
     if (b.high == 0) {
         b = {1, 1};

@@ -55,6 +55,17 @@ TEST(stack_bounds, asked_for_from_a_foreign_stack_first) {
     std::thread([] { expect_sound(os::this_stack(reinterpret_cast<std::uintptr_t>(&elsewhere))); }).join();
 }
 
+TEST(stack_bounds, of_the_main_thread_do_not_depend_on_where_it_is_asked_from) {
+    const os::stack_bounds usual = os::this_stack(own_frame());
+    // Likely to become one mapping with the memory that holds the thread's control block.
+    void* const p = mmap(nullptr, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ASSERT_NE(p, MAP_FAILED);
+    const os::stack_bounds from_fiber = os::detail::find_stack(reinterpret_cast<std::uintptr_t>(p) + 32768);
+    EXPECT_EQ(from_fiber.low, usual.low);
+    EXPECT_EQ(from_fiber.high, usual.high);
+    munmap(p, 65536);
+}
+
 TEST(stack_bounds, both_ways_to_find_a_mapping_agree) {
     void* const p = mmap(nullptr, 3 * 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     ASSERT_NE(p, MAP_FAILED);
