@@ -121,12 +121,12 @@ std::span<const leak_group> leak_grouper::finish() noexcept {
     if (groups_ == nullptr) {
         return {&rest_, rest_.blocks != 0 ? std::size_t{1} : 0};
     }
-    std::size_t size = size_;
     if (rest_.blocks != 0) {
-        std::construct_at(groups_ + size++, rest_);
+        std::construct_at(groups_ + size_++, rest_);
+        rest_ = {};
     }
-    std::sort(groups_, groups_ + size, more_bytes_first);
-    return {groups_, size};
+    std::sort(groups_, groups_ + size_, more_bytes_first);
+    return {groups_, size_};
 }
 
 }  // namespace pmr_debug::detail

@@ -5,20 +5,14 @@
 
 namespace pmr_debug::detail {
 
-namespace {
-
-constexpr int longest_wait_ms = 10'000;
-
-}  // namespace
-
-owned_lock::outcome owned_lock::lock() noexcept {
+owned_lock::outcome owned_lock::lock(int longest_ms) noexcept {
     const std::uint32_t self = os::this_thread().number;
     // Only this thread ever writes its own number, so no order is needed to recognise it.
     if (holder_.load(std::memory_order_relaxed) == self) {
         return outcome::mine_already;
     }
     for (int waited = 0; !lock_.try_lock(); ++waited) {
-        if (waited == longest_wait_ms) {
+        if (waited >= longest_ms) {
             return outcome::gave_up;
         }
         std::this_thread::sleep_for(std::chrono::milliseconds(1));

@@ -18,7 +18,8 @@ public:
         mine_already,  ///< the calling thread holds it: we are below ourselves on the stack
         gave_up,
     };
-    [[nodiscard]] outcome lock() noexcept;
+    /// Effects: waits at most \p longest_ms milliseconds, roughly.
+    [[nodiscard]] outcome lock(int longest_ms = 10'000) noexcept;
     /// Preconditions: lock() returned outcome::locked.
     void unlock() noexcept;
 

@@ -128,9 +128,15 @@ private:
             out_.put('\n');
         }
         if (r_.has_given) {
-            row("given").text("size ").number(r_.given_size).text(", alignment ").number(r_.given_alignment).put('\n');
+            const bool request = is_request(r_.kind);
+            row(request ? "requested" : "given")
+                .text("size ")
+                .number(r_.given_size)
+                .text(", alignment ")
+                .number(r_.given_alignment)
+                .put('\n');
             const bool differs = r_.given_size != block.size || r_.given_alignment != block.alignment;
-            if (block.address != nullptr && !r_.nearest_only && differs) {
+            if (block.address != nullptr && !r_.nearest_only && !request && differs) {
                 row("recorded").text("size ").number(block.size);
                 out_.text(", alignment ").number(block.alignment).put('\n');
             }

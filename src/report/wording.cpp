@@ -87,7 +87,12 @@ void write_position(writer& out, const void* p, const block_info& block, std::st
     if (offset < block.size || offset == 0) {
         out.count(offset, "byte").text(" into ").text(noun);
     } else {
-        out.count(offset - block.size, "byte").text(" past the end of ").text(noun);
+        out.count(offset - block.size, "byte").text(" past ");
+        if (noun == "it") {
+            out.text("its end");
+        } else {
+            out.text("the end of ").text(noun);
+        }
     }
 }
 
@@ -96,7 +101,7 @@ void write_headline(writer& out, const report& r) noexcept {
     switch (r.kind) {
         case error_kind::leak:
             write_leak_totals(out, r);
-            out.text(r.leaked_blocks == 1 ? " was never freed" : " were never freed");
+            out.text(" were never freed");
             break;
         case error_kind::double_free:
             write_block(out, r);
@@ -176,7 +181,7 @@ void write_headline(writer& out, const report& r) noexcept {
         }
         case error_kind::live_at_destruction:
             write_leak_totals(out, r);
-            out.text(r.leaked_blocks == 1 ? " was" : " were").text(" in use when the memory of ");
+            out.text(" were in use when the memory of ");
             write_short_name(out, r.resource);
             out.text(" went away");
             break;
@@ -222,6 +227,19 @@ void write_headline(writer& out, const report& r) noexcept {
             write_short_name(out, r.resource);
             out.text(" leads back to itself");
             break;
+    }
+}
+
+bool is_request(error_kind kind) noexcept {
+    switch (kind) {
+        case error_kind::bad_alignment:
+        case error_kind::upstream_null:
+        case error_kind::upstream_misaligned:
+        case error_kind::upstream_overlap:
+        case error_kind::limit_exceeded:
+        case error_kind::arena_overflow:
+        case error_kind::default_resource_used: return true;
+        default: return false;
     }
 }
 

@@ -18,8 +18,12 @@ void write_headline(writer& out, const report& r) noexcept;
 void write_short_name(writer& out, const resource_ref& r) noexcept;
 
 /// Effects: writes where \p p lies as seen from \p block: `16 bytes into the block`, `8 bytes past the end of the
-/// block`, `4096 bytes before the block`. Preconditions: block.address is not null.
+/// block`, `4096 bytes before the block`; \p noun is the block's, `it` makes `past its end`.
+/// Preconditions: block.address is not null.
 void write_position(writer& out, const void* p, const block_info& block, std::string_view noun) noexcept;
+
+/// True if what was given is an allocation's request, not a deallocation's claim about a block.
+[[nodiscard]] bool is_request(error_kind kind) noexcept;
 
 /// Returns: the hint of \p r, or the one of its kind; empty if there is none.
 [[nodiscard]] std::string_view hint_of(const report& r) noexcept;
