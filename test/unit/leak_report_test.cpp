@@ -2,6 +2,7 @@
 
 #include "report/leaks.hpp"
 #include "support/sample_reports.hpp"
+#include "support/sanitizers.hpp"
 
 #include <pmr_debug/report.hpp>
 #include <pmr_debug/stack_trace.hpp>
@@ -26,16 +27,10 @@ using detail::leak_grouper;
 using test_support::at;
 using test_support::text_of;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
-constexpr int slower = 10;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-constexpr int slower = 10;
+#ifdef __OPTIMIZE__
+constexpr int slower = TEST_SANITIZED != 0 ? 10 : 1;
 #else
-constexpr int slower = 1;
-#endif
-#else
-constexpr int slower = 1;
+constexpr int slower = 10;
 #endif
 
 using milliseconds = std::chrono::duration<double, std::milli>;
