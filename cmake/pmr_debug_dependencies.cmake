@@ -33,6 +33,10 @@ if(PMR_DEBUG_BUILD_TESTS)
     pmr_debug_require(
         GTest GTest::gtest_main https://github.com/google/googletest/archive/refs/tags/release-1.12.1.tar.gz
         81964fe578e9bd7c94dfdb09c8e4d6e6759e19967e397dbea48d1c10e45d0df2)
+    # Reads what reports as JSON say.
+    pmr_debug_require(
+        nlohmann_json nlohmann_json::nlohmann_json https://github.com/nlohmann/json/archive/refs/tags/v3.11.2.tar.gz
+        d69f9deb6a75e2580465c6c4c5111b89c4dc2fa94e3a85fcd2ffcd9a143d9273)
 endif()
 if(PMR_DEBUG_BUILD_BENCH)
     set(BENCHMARK_ENABLE_TESTING OFF)
