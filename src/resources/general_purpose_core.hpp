@@ -107,7 +107,7 @@ struct unit : metadata::address_range {
     std::uint32_t capacity = 0;
     std::atomic<unit_phase> phase{unit_phase::active};
     bool large = false;
-    bool damaged = false;  ///< a canary or fill was found broken: never used again
+    std::atomic<bool> damaged{false};  ///< a canary or fill was found broken: never used again
     std::uint8_t size_class = 0;
     os::guard_tier trap = os::guard_tier::none;  ///< how it was made inaccessible
     // Written by the owning thread. Atomic with relaxed order, as reports and statistics of other threads read them.
@@ -218,10 +218,11 @@ struct general_purpose_core {
     std::atomic<std::uint64_t> peak_blocks{0};
     std::atomic<std::uint64_t> peak_bytes{0};
     std::atomic<std::uint64_t> next_serial{1};
-    bool limited = false;                        ///< a limit is set; then these two are kept:
-    std::atomic<std::size_t> limited_bytes{0};   ///< live bytes
-    std::atomic<std::size_t> limited_blocks{0};  ///< live blocks
-    os::spin_lock shared_cache_lock;             ///< serialises threads that share the last cache
+    bool limited = false;             ///< a limit is set; then these are kept:
+    os::spin_lock limit_lock;         ///< guards the next two
+    std::size_t limited_bytes = 0;    ///< live bytes
+    std::size_t limited_blocks = 0;   ///< live blocks
+    os::spin_lock shared_cache_lock;  ///< serialises threads that share the last cache
 
     os::spin_lock lock;  ///< guards everything below
     thread_cache* caches = nullptr;
@@ -333,14 +334,15 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
 /// Asked by the registry: is \p p the start of a live block of \p core (a general_purpose_core)?
 bool owns_block(void* core, const void* p, metadata::owned_block* out) noexcept;
 
-/// Effects: reports a free of a slot that is not live.
+/// Effects: reports a free of a slot that is not live; waits for a thread that is freeing it, whose trace is wanted.
 void report_not_live(general_purpose_core& core, slot_ref s, slot_state found, std::size_t bytes,
                      std::size_t alignment) noexcept;
 
 /// Effects: reports the damage in the guard behind a block that is being freed, or was found by a check.
 void report_overrun(general_purpose_core& core, slot_ref s) noexcept;
 
-/// Effects: verifies the fill of freed slot \p s; reports a write after free. Returns: true if it was intact.
+/// Effects: verifies the fill of freed slot \p s. If it is broken, reports a write after free, and sets slot and unit
+/// aside as damaged. Returns: true if it was intact.
 bool verify_freed(general_purpose_core& core, slot_ref s) noexcept;
 
 /// Effects: binds a single_checked resource to its first thread, or reports a foreign one. Returns: true if the caller

@@ -37,6 +37,13 @@ class general_purpose_calls {
         return *reinterpret_cast<record_type*>(u.records + std::size_t{index} * sizeof(record_type));
     }
 
+    /// Effects: remembers a use by the thread that a single_checked resource is bound to.
+    static void note_use(general_purpose_core& core, os::thread_numbers thread, trace_id where) noexcept {
+        if (thread.number == core.bound_thread && where != trace_id::none) {
+            core.last_use = where;
+        }
+    }
+
     static void count_peak(general_purpose_core& core, const thread_cache& cache) noexcept {
         // One thread at a time: exact, without read-modify-write.
         const std::uint64_t bytes = cache.allocated_bytes.get() - cache.deallocated_bytes.get();
@@ -60,7 +67,7 @@ class general_purpose_calls {
             if constexpr (S.traces) {
                 r.allocated = stack::capture(core.alloc_frames, frame);
                 if constexpr (S.threads == threading::single_checked) {
-                    core.last_use = r.allocated;
+                    note_use(core, thread, r.allocated);
                 }
             }
             r.state.store(slot_state::live, std::memory_order_release);
@@ -91,10 +98,9 @@ class general_purpose_calls {
                 const slot_ref s{u, u->taken_word * 64 + static_cast<std::uint32_t>(std::countr_zero(u->taken_bits))};
                 u->taken_bits &= u->taken_bits - 1;
                 if constexpr (S.checks && S.fill) {
-                    slot_record& r = s.record(core);
-                    if (r.state.load(std::memory_order_relaxed) == slot_state::freed && !verify_freed(core, s)) {
-                        r.state.store(slot_state::damaged, std::memory_order_relaxed);  // never handed out again
-                        continue;
+                    const slot_state state = s.record(core).state.load(std::memory_order_relaxed);
+                    if (state == slot_state::damaged || (state == slot_state::freed && !verify_freed(core, s))) {
+                        continue;  // never handed out again
                     }
                 }
                 if constexpr (S.checks && (S.fill || S.canary)) {
@@ -139,13 +145,23 @@ class general_purpose_calls {
             return true;
         }
         const general_purpose_options& o = core.options;
-        const std::size_t bytes_before = core.limited_bytes.fetch_add(bytes, std::memory_order_relaxed);
-        const std::size_t blocks_before = core.limited_blocks.fetch_add(1, std::memory_order_relaxed);
-        const bool too_many_bytes =
-            o.limit_bytes != 0 && (bytes > o.limit_bytes || bytes_before > o.limit_bytes - bytes);
-        const bool too_many_blocks = o.limit_blocks != 0 && blocks_before >= o.limit_blocks;
+        std::size_t bytes_before = 0;
+        std::size_t blocks_before = 0;
+        bool too_many_bytes = false;
+        bool too_many_blocks = false;
+        {
+            // Under a lock, so that a request which is refused never counts against another one.
+            const std::scoped_lock hold(core.limit_lock);
+            bytes_before = core.limited_bytes;
+            blocks_before = core.limited_blocks;
+            too_many_bytes = o.limit_bytes != 0 && (bytes > o.limit_bytes || bytes_before > o.limit_bytes - bytes);
+            too_many_blocks = o.limit_blocks != 0 && blocks_before >= o.limit_blocks;
+            if (!too_many_bytes && !too_many_blocks) {
+                core.limited_bytes += bytes;
+                core.limited_blocks += 1;
+            }
+        }
         if (too_many_bytes || too_many_blocks) {
-            give_limits_back(core, bytes);
             report_limit(core, bytes, alignment, too_many_bytes ? o.limit_bytes : o.limit_blocks,
                          too_many_bytes ? bytes_before : blocks_before);
             return false;
@@ -156,8 +172,9 @@ class general_purpose_calls {
 
     static void give_limits_back(general_purpose_core& core, std::size_t bytes) noexcept {
         if (core.limited) {
-            core.limited_bytes.fetch_sub(bytes, std::memory_order_relaxed);
-            core.limited_blocks.fetch_sub(1, std::memory_order_relaxed);
+            const std::scoped_lock hold(core.limit_lock);
+            core.limited_bytes -= bytes;
+            core.limited_blocks -= 1;
         }
     }
 
@@ -251,6 +268,15 @@ class general_purpose_calls {
         }
     }
 
+    /// Effects: undoes the exchange of a state that was not live. Whoever is freeing the slot, or has taken it anew
+    /// since, has the last word.
+    static void put_back(std::atomic<slot_state>& state, slot_state before) noexcept {
+        slot_state expected = slot_state::freeing;
+        if (before != slot_state::freeing) {
+            state.compare_exchange_strong(expected, before, std::memory_order_release, std::memory_order_relaxed);
+        }
+    }
+
     /// Returns: the bytes freed, or SIZE_MAX if the call was refused.
     static std::size_t free_block(general_purpose_core& core, thread_cache& cache, os::thread_numbers thread, void* p,
                                   std::size_t bytes, std::size_t alignment, std::uintptr_t frame) noexcept {
@@ -284,7 +310,7 @@ class general_purpose_calls {
                 r.state.store(slot_state::freeing, std::memory_order_relaxed);
             }
             if (before != slot_state::live) [[unlikely]] {
-                r.state.store(before, std::memory_order_relaxed);
+                put_back(r.state, before);
                 report_not_live(core, s, before, bytes, alignment);
                 return SIZE_MAX;
             }
@@ -292,7 +318,7 @@ class general_purpose_calls {
             if constexpr (S.traces) {
                 r.freed = here;
                 if constexpr (S.threads == threading::single_checked) {
-                    core.last_use = r.freed;
+                    note_use(core, thread, r.freed);
                 }
             }
             const std::size_t size = s.requested(core);
@@ -301,7 +327,7 @@ class general_purpose_calls {
             unsigned char* const block = s.address();
             if constexpr (S.canary) {
                 if (!all_bytes(block + size, s.owner->slot_bytes() - size, fresh_byte)) [[unlikely]] {
-                    r.state.store(slot_state::damaged, std::memory_order_relaxed);
+                    r.state.store(slot_state::damaged, std::memory_order_release);
                     s.owner->damaged = true;
                     report_overrun(core, s);
                     if constexpr (!S.recycle) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <bit>
 #include <mutex>
+#include <thread>
 
 namespace pmr_debug::detail {
 
@@ -239,6 +240,9 @@ void report_not_live(general_purpose_core& core, slot_ref s, slot_state found, s
         report_invalid(core, s.address(), bytes, alignment);
         return;
     }
+    while (found == slot_state::freeing && s.record(core).state.load(std::memory_order_acquire) == found) {
+        std::this_thread::yield();
+    }
     report r = call_report(core, error_kind::double_free, s.address(), bytes, alignment);
     describe_block(core, s, r);
     raise(core.tally, r);
@@ -265,6 +269,8 @@ bool verify_freed(general_purpose_core& core, slot_ref s) noexcept {
     report r = report_of(core, error_kind::write_after_free);
     describe_block(core, s, r);
     note_damage(s.address(), bytes, freed_byte, r);
+    s.record(core).state.store(slot_state::damaged, std::memory_order_release);
+    s.owner->damaged = true;
     raise(core.tally, r);
     return false;
 }

@@ -331,6 +331,10 @@ TYPED_TEST(general_purpose_errors, write_after_free_while_the_bucket_lives) {
     expect_traces(r, this->rules, "check", "allocates_the_block", "frees_it_first");
     this->expect_verdict(error_kind::write_after_free);
     frees_it_first(*this->heap, neighbour, 64, 8);
+    // One write is one finding.
+    EXPECT_EQ(this->heap->check(), 0U);
+    this->end();
+    EXPECT_EQ(this->errors.count(), 1U);
 }
 
 TYPED_TEST(general_purpose_errors, write_after_free_corrected) {
@@ -461,6 +465,34 @@ struct general_purpose_thread_check : heap_test<Policy> {};
 using single_policies = ::testing::Types<with<single_policy>, with<immediate_single_policy>>;
 TYPED_TEST_SUITE(general_purpose_thread_check, single_policies);
 
+TYPED_TEST(general_purpose_thread_check, second_thread_with_both_traces) {
+    void* const a = allocates_the_block(*this->heap, 64, 8);
+    std::uint32_t outsider = 0;
+    std::thread([&] {
+        outsider = pmr_debug::os::this_thread().number;
+        uses_it_from_outside(*this->heap);
+        uses_it_from_outside(*this->heap);
+    }).join();
+    ASSERT_EQ(this->errors.count(), 4U);
+    ASSERT_EQ(this->errors.count(error_kind::foreign_thread), 4U);
+    for (std::size_t i = 0; i < 4; ++i) {
+        const report& r = this->errors[i].facts;
+        EXPECT_EQ(r.thread, outsider);
+        EXPECT_EQ(r.other_thread, pmr_debug::os::this_thread().number);
+        expect_trace(r.here, 1, "uses_it_from_outside", "here");
+        // The other use stays the one by the thread it is bound to.
+        expect_trace(r.other, 1, "allocates_the_block", "other");
+    }
+    EXPECT_FALSE(this->heap->ok());
+    // The calls were carried out, and the bound thread goes on.
+    EXPECT_EQ(this->heap->stats().live_blocks, 1U);
+    EXPECT_EQ(this->heap->stats().total_allocations, 3U);
+    frees_it_first(*this->heap, a, 64, 8);
+    EXPECT_EQ(this->errors.count(), 4U);
+    this->end();
+    EXPECT_EQ(this->errors.count(), 4U);
+}
+
 TYPED_TEST(general_purpose_thread_check, second_thread_corrected) {
     std::thread([&] {
         uses_it_from_outside(*this->heap);
@@ -468,6 +500,18 @@ TYPED_TEST(general_purpose_thread_check, second_thread_corrected) {
     EXPECT_EQ(this->heap->stats().live_blocks, 0U);
     this->end();
     EXPECT_EQ(this->errors.count(), 0U);
+}
+
+TEST(general_purpose_thread_check_short, other_use_is_not_forgotten_where_frees_keep_no_frames) {
+    constexpr pmr_debug::policy rules{
+        .threads = pmr_debug::threading::single_checked, .alloc_frames = 3, .free_frames = 0};
+    pmr_debug::collecting_handler errors;
+    pmr_debug::basic_general_purpose_resource<rules> heap({.handler = &errors});
+    void* const a = allocates_the_block(heap, 64, 8);
+    frees_it_first(heap, a, 64, 8);
+    std::thread([&] { uses_it_from_outside(heap); }).join();
+    ASSERT_GE(errors.count(error_kind::foreign_thread), 1U);
+    expect_trace(errors[0].facts.other, 1, "allocates_the_block", "other");
 }
 
 }  // namespace
