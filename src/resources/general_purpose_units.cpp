@@ -152,6 +152,9 @@ unit* make_slots(general_purpose_core& core, thread_cache& cache, unsigned cls) 
         if (obtain_slots(core, hold, want, least, memory, fault)) {
             u = make_unit(core, memory);
             if (u != nullptr && !divide(core, *u, cls)) {
+                if (u->in != nullptr) {
+                    u->in->dead += u->size;
+                }
                 forget(core, *u, false);
                 u = nullptr;
             }

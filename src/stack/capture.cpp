@@ -5,6 +5,7 @@
 #include "os/stack_bounds.hpp"
 #include "os/start_code.hpp"
 #include "stack/depot.hpp"
+#include "stack/recent.hpp"
 #include "stack/unwinder.hpp"
 
 #include <algorithm>
@@ -139,8 +140,8 @@ bool learn(const chain& found, std::uint32_t meaning, std::span<const std::uintp
 }  // namespace
 
 // The walk reads words of other functions' frames, which the sanitizers would take for errors.
-[[gnu::no_sanitize_address, gnu::no_sanitize_thread]] trace_id capture(unsigned frames,
-                                                                       std::uintptr_t frame_pointer) noexcept {
+[[gnu::no_sanitize_address, gnu::no_sanitize_thread]] trace_id capture_walking(unsigned frames,
+                                                                               std::uintptr_t frame_pointer) noexcept {
     if (frames == 0) {
         return trace_id::none;
     }
@@ -185,7 +186,12 @@ bool learn(const chain& found, std::uint32_t meaning, std::span<const std::uintp
         if (meaning != 0) [[likely]] {
             if (meaning != unreliable && (key.tail == 0 || witnesses_agree(key, frame_pointer, stack.high)))
                 [[likely]] {
-                return static_cast<trace_id>(meaning);
+                const auto result = static_cast<trace_id>(meaning);
+                recent_traces* const recent = most <= recent_traces::most_frames ? ensure_recent() : nullptr;
+                if (recent != nullptr && key.tail == 0 && found.ending == ends_at_depth) {
+                    recent->keep(frame_pointer, most, result);
+                }
+                return result;
             }
             return capture_slowly(most, frame_pointer, stack.high, found, true);
         }

@@ -1,0 +1,35 @@
+#include "stack/recent.hpp"
+
+#include "os/thread.hpp"
+#include "os/virtual_memory.hpp"
+
+#include <atomic>
+
+namespace pmr_debug::stack::detail {
+
+namespace {
+
+constinit std::atomic<recent_traces*> by_index[os::max_thread_index]{};
+
+}  // namespace
+
+constinit thread_local recent_traces* current_recent = nullptr;
+
+recent_traces* make_recent() noexcept {
+    const std::uint32_t index = os::this_thread().index;
+    if (os::is_shared_index(index)) {
+        return nullptr;
+    }
+    recent_traces* r = by_index[index].load(std::memory_order_acquire);
+    if (r == nullptr) {
+        // Straight from the system, as capture takes no lock. Zeroed: no frame lies at address 0.
+        r = static_cast<recent_traces*>(os::map(sizeof(recent_traces), alignof(recent_traces)));
+        by_index[index].store(r, std::memory_order_release);
+    } else {
+        r->clear();  // an ended thread's, with frames of its stack
+    }
+    current_recent = r;
+    return r;
+}
+
+}  // namespace pmr_debug::stack::detail

@@ -1,0 +1,112 @@
+#pragma once
+
+// The traces that a thread captured lately, floor 2, so that a repeated call path costs a few loads a frame.
+//
+// A frame-pointer walk is a chain of dependent loads, and its result is then hashed and compared. But if the walk
+// starts at the same frame as before, and each frame found before still holds the same two words {caller's frame,
+// return address}, then it would find the same frames again: exactly, not probably. These loads do not depend on each
+// other.
+
+#include <pmr_debug/stack_trace.hpp>
+
+#include <cstdint>
+
+namespace pmr_debug::stack {
+
+class recent_traces {
+public:
+    /// Deeper captures are not kept.
+    static constexpr unsigned most_frames = 16;
+
+    /// Returns: the trace of \p frames frames that begins at \p frame, if it is known here and nothing has changed.
+    /// Preconditions: \p frame is the address of a frame of the calling thread, whose table this is.
+    // Reads words of other functions' frames, which the sanitizers would take for errors.
+    [[nodiscard, gnu::no_sanitize_address, gnu::no_sanitize_thread]] trace_id find(std::uintptr_t frame,
+                                                                                   unsigned frames) const noexcept {
+        const entry& e = entries_[place(frame)];
+        if (e.frame != frame || e.frames != frames) {
+            return trace_id::none;
+        }
+        // This frame was found on this thread's stack before, and the others above it, so all of them can be read.
+        // A frame's two words and a link are alike, so one 16-byte comparison does for both. The compiler's vectors do
+        // not need an instruction set of their own.
+        pair different{};
+        std::uintptr_t at = frame;
+        for (unsigned i = 0; i + 1 < frames; ++i) {
+            pair words;
+            pair kept;
+            __builtin_memcpy(&words, reinterpret_cast<const void*>(at), sizeof words);
+            __builtin_memcpy(&kept, &e.links[i], sizeof kept);
+            different |= words ^ kept;
+            at = e.links[i].caller;
+        }
+        // The outermost frame's own caller was not looked at.
+        const std::uintptr_t outermost = reinterpret_cast<const std::uintptr_t*>(at)[1] ^ e.links[frames - 1].address;
+        return (different[0] | different[1] | outermost) == 0 ? e.id : trace_id::none;
+    }
+
+    /// Effects: keeps \p id as the trace of the \p frames frames that begin at \p frame, all of which lie on this
+    /// stack.
+    [[gnu::no_sanitize_address, gnu::no_sanitize_thread]] void keep(std::uintptr_t frame, unsigned frames,
+                                                                    trace_id id) noexcept {
+        entry& e = entries_[place(frame)];
+        e.frame = frame;
+        e.frames = frames;
+        e.id = id;
+        std::uintptr_t at = frame;
+        for (unsigned i = 0; i < frames; ++i) {
+            const auto* const words = reinterpret_cast<const std::uintptr_t*>(at);
+            e.links[i] = {words[0], words[1]};
+            at = words[0];
+        }
+    }
+
+    /// Effects: forgets everything.
+    void clear() noexcept {
+        for (entry& e : entries_) {
+            e.frame = 0;
+        }
+    }
+
+private:
+    struct link {
+        std::uintptr_t caller;
+        std::uintptr_t address;
+    };
+    using pair [[gnu::vector_size(16)]] = std::uint64_t;
+    static_assert(sizeof(link) == sizeof(pair));
+
+    struct alignas(64) entry {
+        std::uintptr_t frame;
+        unsigned frames;
+        trace_id id;
+        link links[most_frames];  ///< at a multiple of 16 bytes
+    };
+    static constexpr unsigned bits = 6;
+
+    /// By frame and return address: two calls in one function share a frame.
+    [[gnu::no_sanitize_address, gnu::no_sanitize_thread]] static unsigned place(std::uintptr_t frame) noexcept {
+        const std::uintptr_t address = reinterpret_cast<const std::uintptr_t*>(frame)[1];
+        return static_cast<unsigned>(((frame >> 4) ^ address) * 0x9E3779B97F4A7C15ULL >> (64 - bits));
+    }
+
+    entry entries_[1U << bits];
+};
+
+namespace detail {
+extern constinit thread_local recent_traces* current_recent __attribute__((tls_model("initial-exec")));
+recent_traces* make_recent() noexcept;
+}  // namespace detail
+
+/// The calling thread's; null if it has none yet, or private memory is used up.
+[[nodiscard]] inline recent_traces* this_recent() noexcept {
+    return detail::current_recent;
+}
+
+/// As above, made if need be.
+[[nodiscard]] inline recent_traces* ensure_recent() noexcept {
+    recent_traces* const r = detail::current_recent;
+    return r != nullptr ? r : detail::make_recent();
+}
+
+}  // namespace pmr_debug::stack
