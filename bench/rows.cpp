@@ -1,0 +1,89 @@
+#include "rows.hpp"
+
+#include <pmr_debug/general_purpose_resource.hpp>
+#include <pmr_debug/page_resource.hpp>
+
+#if PMR_DEBUG_BENCH_TRACKING
+#include <pmr_debug/tracking_resource.hpp>
+#endif
+
+#include <array>
+#include <cstdlib>
+#include <new>
+
+namespace bench {
+namespace {
+
+class malloc_resource final : public std::pmr::memory_resource {
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+        void* const p = alignment <= alignof(std::max_align_t)
+                            ? std::malloc(bytes)
+                            : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+        if (p == nullptr) {
+            throw std::bad_alloc();
+        }
+        return p;
+    }
+    void do_deallocate(void* p, std::size_t, std::size_t) override { std::free(p); }
+    [[nodiscard]] bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override {
+        return this == &other;
+    }
+};
+
+using pmr_debug::policy;
+using pmr_debug::threading;
+
+constexpr policy traces{.guard_bytes = 0, .fill = false};
+constexpr policy traces_canary{.fill = false};
+constexpr policy default_unchecked{.threads = threading::unchecked};
+constexpr policy default_single_checked{.threads = threading::single_checked};
+
+template <policy P>
+void with_general_purpose(resource_user use, void* context) {
+    pmr_debug::page_resource pages;
+    pmr_debug::basic_general_purpose_resource<P> resource(&pages);
+    use(resource, context);
+}
+
+template <class Resource>
+void with_plain(resource_user use, void* context) {
+    Resource resource;
+    use(resource, context);
+}
+
+#if PMR_DEBUG_BENCH_TRACKING
+template <policy P>
+void with_tracking(resource_user use, void* context) {
+    malloc_resource heap;
+    pmr_debug::basic_tracking_resource<P> resource(&heap);
+    use(resource, context);
+}
+#endif
+
+constexpr std::array all_rows {
+    row{base_row, with_plain<malloc_resource>},
+        row{"new_delete_resource",
+            [](resource_user use, void* context) { use(*std::pmr::new_delete_resource(), context); }},
+        row{"unsynchronized_pool", with_plain<std::pmr::unsynchronized_pool_resource>, false},
+        row{"synchronized_pool", with_plain<std::pmr::synchronized_pool_resource>},
+        row{"monotonic_buffer", with_plain<std::pmr::monotonic_buffer_resource>, false, false},
+        row{"release", with_general_purpose<pmr_debug::release_policy>},
+        row{"fast", with_general_purpose<pmr_debug::fast_policy>}, row{traced_row, with_general_purpose<traces>},
+        row{"traces+canary", with_general_purpose<traces_canary>},
+        row{"default", with_general_purpose<pmr_debug::default_policy>},
+        row{"default unchecked", with_general_purpose<default_unchecked>, false},
+        row{"default single_checked", with_general_purpose<default_single_checked>, false},
+        row{"thorough", with_general_purpose<pmr_debug::thorough_policy>, true, true, true},
+#if PMR_DEBUG_BENCH_TRACKING
+        row{"tracking counts/malloc", with_tracking<pmr_debug::release_policy>},
+        row{"tracking traces/malloc", with_tracking<traces>},
+#endif
+};
+
+}  // namespace
+
+std::span<const row> rows() noexcept {
+    return all_rows;
+}
+
+}  // namespace bench
