@@ -1,6 +1,7 @@
 // Reports as JSON: always valid, one line, every fact present.
 
 #include "report/json.hpp"
+#include "support/cut_trace.hpp"
 #include "support/sample_reports.hpp"
 
 #include <pmr_debug/report.hpp>
@@ -124,7 +125,9 @@ TEST(report_json, has_traces_as_arrays_of_frames) {
     EXPECT_FALSE(j.at("traces").contains("freed"));
     EXPECT_FALSE(j.at("owner").at("constructed").empty());
     EXPECT_FALSE(j.at("owner").contains("destroyed"));
-    EXPECT_TRUE(j.at("cut_short").is_array());
+    EXPECT_EQ(j.at("cut_short"), json::array());
+    r.allocated = test_support::cut_trace();
+    EXPECT_EQ(parsed(r).at("cut_short"), json::array({"allocated"}));
 }
 
 TEST(report_json, survives_hostile_strings) {

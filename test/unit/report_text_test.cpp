@@ -2,6 +2,7 @@
 
 #include "report/text.hpp"
 #include "report/writer.hpp"
+#include "support/cut_trace.hpp"
 #include "support/mask.hpp"
 #include "support/sample_reports.hpp"
 
@@ -403,6 +404,15 @@ TEST(report_text, stops_at_the_most_frames_and_says_so) {
     EXPECT_TRUE(contains(text, "    #0 "));
     EXPECT_FALSE(contains(text, "    #1 "));
     EXPECT_TRUE(contains(text, "more frame")) << text;
+}
+
+TEST(report_text, says_where_a_trace_is_cut_short) {
+    report r = sample(double_free);
+    r.here = outer_function();
+    EXPECT_FALSE(contains(text_of(r), "cut short"));
+    r.here = test_support::cut_trace();
+    ASSERT_TRUE(view(r.here).flags.cut_short);
+    EXPECT_TRUE(contains(text_of(r), "    (trace cut short: code without frame pointers and unwind tables)\n"));
 }
 
 TEST(report_text, without_symbols_shows_addresses_only) {
