@@ -23,10 +23,15 @@ public:
     // Reads words of other functions' frames, which the sanitizers would take for errors.
     [[nodiscard, gnu::no_sanitize_address, gnu::no_sanitize_thread]] trace_id find(std::uintptr_t frame,
                                                                                    unsigned frames) const noexcept {
-        const entry& e = entries_[place(frame)];
-        if (e.frame != frame || e.frames != frames) {
-            return trace_id::none;
+        const set& s = sets_[place(frame)];
+        const entry* found = &s.ways[0];
+        if (found->frame != frame || found->frames != frames || found->first() != first_of(frame)) {
+            found = &s.ways[1];
+            if (found->frame != frame || found->frames != frames) {
+                return trace_id::none;
+            }
         }
+        const entry& e = *found;
         // This frame was found on this thread's stack before, and the others above it, so all of them can be read.
         // A frame's two words and a link are alike, so one 16-byte comparison does for both. The compiler's vectors do
         // not need an instruction set of their own.
@@ -49,7 +54,9 @@ public:
     /// stack.
     [[gnu::no_sanitize_address, gnu::no_sanitize_thread]] void keep(std::uintptr_t frame, unsigned frames,
                                                                     trace_id id) noexcept {
-        entry& e = entries_[place(frame)];
+        set& s = sets_[place(frame)];
+        entry& e = s.ways[s.next];
+        s.next ^= 1U;
         e.frame = frame;
         e.frames = frames;
         e.id = id;
@@ -63,8 +70,8 @@ public:
 
     /// Effects: forgets everything.
     void clear() noexcept {
-        for (entry& e : entries_) {
-            e.frame = 0;
+        for (set& s : sets_) {
+            s.ways[0].frame = s.ways[1].frame = 0;
         }
     }
 
@@ -81,16 +88,27 @@ private:
         unsigned frames;
         trace_id id;
         link links[most_frames];  ///< at a multiple of 16 bytes
+
+        [[nodiscard]] std::uintptr_t first() const noexcept { return links[0].address; }
+    };
+    /// Two, so that an allocation and a free that fall on the same place do not chase each other out all the time.
+    struct set {
+        entry ways[2];
+        unsigned next;  ///< the way to use for the next new one
     };
     static constexpr unsigned bits = 6;
 
-    /// By frame and return address: two calls in one function share a frame.
-    [[gnu::no_sanitize_address, gnu::no_sanitize_thread]] static unsigned place(std::uintptr_t frame) noexcept {
-        const std::uintptr_t address = reinterpret_cast<const std::uintptr_t*>(frame)[1];
-        return static_cast<unsigned>(((frame >> 4) ^ address) * 0x9E3779B97F4A7C15ULL >> (64 - bits));
+    [[gnu::no_sanitize_address, gnu::no_sanitize_thread]] static std::uintptr_t first_of(
+        std::uintptr_t frame) noexcept {
+        return reinterpret_cast<const std::uintptr_t*>(frame)[1];
     }
 
-    entry entries_[1U << bits];
+    /// By frame and return address: two calls in one function share a frame.
+    static unsigned place(std::uintptr_t frame) noexcept {
+        return static_cast<unsigned>(((frame >> 4) ^ first_of(frame)) * 0x9E3779B97F4A7C15ULL >> (64 - bits));
+    }
+
+    set sets_[1U << bits];
 };
 
 namespace detail {
