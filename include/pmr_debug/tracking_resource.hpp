@@ -6,9 +6,10 @@
 /// A tracking resource whose upstream is a tracking resource is its child: together they form a tree of scopes.
 ///
 /// \verbatim
-///   game  1.2 MiB in 4 100 blocks
-///   ├── textures  1.1 MiB in 100 blocks          textures(&game), script(&game)
-///   └── script    96 KiB in 4 000 blocks
+///   scope          live      blocks  most bytes  allocations
+///   game           1.2 MiB     4100     1.3 MiB         9000
+///   ├── textures   1.1 MiB      100     1.2 MiB          120     textures(&game), script(&game)
+///   └── script    96.0 KiB     4000    96.0 KiB         8880
 /// \endverbatim
 ///
 /// \code
@@ -35,8 +36,34 @@
 namespace pmr_debug {
 
 namespace detail {
+
 struct tracking_core;
+
+/// The part of a policy that shapes the code of a tracking resource. Frame counts are data.
+struct tracking_shape {
+    threading threads = threading::synchronized;
+    bool checks = true;  ///< a live set is kept
+    bool traces = true;  ///< its records hold trace ids
+
+    friend constexpr bool operator==(const tracking_shape&, const tracking_shape&) = default;
+};
+
+[[nodiscard]] constexpr tracking_shape tracking_shape_of(const policy& p) noexcept {
+    // Without checks nobody would be told about a second thread.
+    const bool alone = p.threads == threading::unchecked || (p.threads == threading::single_checked && !p.checks);
+    return {.threads = alone ? threading::unchecked : p.threads,
+            .checks = p.checks,
+            .traces = p.alloc_frames != 0 || p.free_frames != 0};
 }
+
+/// Entry points of the compiled shapes. Defined and explicitly instantiated in the library for every valid shape.
+template <tracking_shape S>
+struct tracking_engine {
+    static void* allocate(tracking_core* core, std::size_t bytes, std::size_t alignment);
+    static void deallocate(tracking_core* core, void* p, std::size_t bytes, std::size_t alignment) noexcept;
+};
+
+}  // namespace detail
 
 /// Options of a tracking resource.
 struct tracking_options {
@@ -44,6 +71,8 @@ struct tracking_options {
     report_handler* handler = nullptr;  ///< null: the default handler
     std::size_t limit_bytes = 0;        ///< most live requested bytes; 0: no limit
     std::size_t limit_blocks = 0;       ///< most live blocks; 0: no limit
+    /// About how many freed blocks are remembered, so that a double free is told from a stray pointer.
+    std::size_t freed_records = 4096;
 };
 
 /// Allocations by size: bucket i counts requests of [2^(i-1)+1, 2^i] bytes, bucket 0 those of 0 or 1 byte.
@@ -59,7 +88,8 @@ public:
 
     [[nodiscard]] std::pmr::memory_resource* upstream_resource() const noexcept;
     [[nodiscard]] std::string_view name() const noexcept;
-    /// Counters. `live_*` and `peak_*` are exact in every threading mode.
+    /// Counters, consistent with each other and exact in every threading mode, `peak_*` included. `upstream_bytes` is
+    /// `live_bytes`; units and residency are the upstream's to tell.
     [[nodiscard]] statistics stats() const noexcept;
     [[nodiscard]] size_histogram histogram() const noexcept;
     [[nodiscard]] error_counts errors() const noexcept;
@@ -67,7 +97,10 @@ public:
     [[nodiscard]] bool ok() const noexcept;
     /// Effects: reports blocks live now, grouped by call path, as error_kind::leak. Returns: how many.
     std::size_t report_leaks() noexcept;
-    /// Effects: writes this scope and its children as a tree, a line each: name, live bytes and blocks, peak, total.
+    /// Effects: writes this scope and its children, oldest first, as a tree under a line of headings, a line each:
+    /// name,
+    ///   live bytes and blocks, most bytes so far, allocations so far. A child's blocks count in its parents, too, as
+    ///   they pass through. Resources of other kinds in between end a branch. Thread safety: any thread.
     void write_tree(text_sink sink, void* context) const noexcept;
 
 protected:
@@ -75,18 +108,33 @@ protected:
     /// Reports blocks still live as leaks. They stay with the upstream: only their owner can free them.
     ~tracking_resource_base() override;
 
+    // Reached only by calls to a resource that was destroyed: reports destroyed_resource to the default handler.
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override;
+    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override;
     [[nodiscard]] bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override;
 
     detail::tracking_core* core_;
 };
 
-/// A tracking resource under a policy. With `checks` off only counters are kept; with frames 0 the live set has no
-/// traces. Fills, canaries and reuse do not apply: the memory is the upstream's. Reports: double_free and invalid_free
-/// (both without reaching the upstream), interior_free, null_free, wrong_resource, size_mismatch, alignment_mismatch,
-/// foreign_thread, bad_alignment, limit_exceeded, leak, upstream_null, upstream_misaligned, upstream_overlap.
+/// A tracking resource under a policy. With `checks` off only counters are kept, nothing is reported, and limits refuse
+/// in silence; with frames 0 the live set has no traces. Fills, canaries, reuse and write protection do not apply: the
+/// memory is the upstream's.
+///
+/// A block is recorded after the upstream gave it and forgotten before the upstream gets it back. A double, invalid,
+/// interior, null or wrong-resource free never reaches the upstream; after a size or alignment mismatch the upstream
+/// gets what was recorded. Whether the upstream gave memory that is in use is noticed only for the very same address.
+///
+/// Throws: std::bad_alloc, and what the upstream throws. A null upstream is reported and ends the process.
+/// Thread safety: as the policy says. single_checked: the records stay sound when a second thread comes, by a lock that
+/// costs nothing while the process has one thread; `report::other` is the bound thread's last traced use, or its first
+/// use where no traces are kept.
+/// Reports: double_free, invalid_free, interior_free, null_free, wrong_resource, size_mismatch, alignment_mismatch,
+/// foreign_thread, bad_alignment, limit_exceeded, leak, upstream_null, upstream_misaligned, upstream_overlap,
+/// null_upstream, destroyed_resource.
 template <policy P>
 class basic_tracking_resource final : public tracking_resource_base {
     static_assert(is_valid(P), "frames or guard bytes out of range, or traces, guards or fills without checks");
+    using engine = detail::tracking_engine<detail::tracking_shape_of(P)>;
 
 public:
     /// Upstream: std::pmr::new_delete_resource().
@@ -99,8 +147,12 @@ public:
         : tracking_resource_base(upstream.get(), o, P) {}
 
 private:
-    void* do_allocate(std::size_t bytes, std::size_t alignment) override;
-    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override;
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+        return engine::allocate(core_, bytes, alignment);
+    }
+    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
+        engine::deallocate(core_, p, bytes, alignment);
+    }
 };
 
 using tracking_resource = basic_tracking_resource<default_policy>;

@@ -7,6 +7,8 @@
 
 #include <pmr_debug/statistics.hpp>
 
+#include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -84,6 +86,12 @@ public:
         peak_bytes_ = live_bytes_ > peak_bytes_ ? live_bytes_ : peak_bytes_;
     }
 
+    /// Returns: successful allocations by size; bucket i: [2^(i-1)+1, 2^i] bytes, bucket 0: 0 or 1 byte.
+    [[nodiscard]] std::array<std::uint64_t, 65> by_size() noexcept {
+        const os::brief_hold<true> hold(lock_);
+        return by_size_;
+    }
+
     [[nodiscard]] statistics snapshot() noexcept {
         const os::brief_hold<true> hold(lock_);
         return {.live_blocks = live_blocks_,
@@ -103,6 +111,7 @@ private:
         peak_bytes_ = live_bytes_ > peak_bytes_ ? live_bytes_ : peak_bytes_;
         peak_blocks_ = live_blocks_ > peak_blocks_ ? live_blocks_ : peak_blocks_;
         total_bytes_ += bytes;
+        ++by_size_[static_cast<std::size_t>(std::bit_width(bytes - (bytes != 0 ? 1 : 0)))];
         return ++allocations_;
     }
 
@@ -116,6 +125,7 @@ private:
     std::uint64_t failed_ = 0;
     std::uint64_t pending_bytes_ = 0;
     std::uint64_t pending_blocks_ = 0;
+    std::array<std::uint64_t, 65> by_size_{};
 };
 
 }  // namespace pmr_debug::detail

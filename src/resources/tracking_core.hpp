@@ -1,0 +1,77 @@
+#pragma once
+
+// State of a tracking resource, floor 4. It sits in private pages.
+
+#include "metadata/arena.hpp"
+#include "metadata/block_table.hpp"
+#include "metadata/registry.hpp"
+#include "os/thread.hpp"
+#include "report/dispatch.hpp"
+#include "resources/block_reports.hpp"
+#include "resources/usage.hpp"
+
+#include <pmr_debug/tracking_resource.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory_resource>
+
+namespace pmr_debug::detail {
+
+struct tracking_core {
+    // Read by every call, written never.
+    std::pmr::memory_resource* upstream = nullptr;
+    tracking_shape shape;
+    unsigned alloc_frames = 0;
+    unsigned free_frames = 0;
+    std::size_t limit_bytes = 0;
+    std::size_t limit_blocks = 0;
+    bool limited = false;
+    metadata::block_table blocks;
+    metadata::resource_record* self = nullptr;
+    metadata::arena memory;
+    error_tally errors;
+
+    alignas(64) usage_counters usage;
+
+    /// single_checked: number of the thread the resource is bound to, 0 before the first use.
+    /// unchecked: number of the thread that used it last, the only one that may look into the records.
+    alignas(64) std::atomic<std::uint32_t> thread{0};
+    /// single_checked: a use by the bound thread.
+    std::atomic<trace_id> last_use{trace_id::none};
+
+    [[nodiscard]] block_reporter reports() noexcept { return {.errors = errors, .self = self, .blocks = blocks}; }
+
+    /// Effects: binds the resource to the calling thread at first use; reports foreign_thread in any other thread.
+    /// \p traced: this use, or none.
+    void check_thread(std::uint32_t me, trace_id traced, const void* p, std::size_t bytes,
+                      std::size_t alignment) noexcept {
+        if (thread.load(std::memory_order_relaxed) == me) [[likely]] {
+            if (traced != trace_id::none) {
+                last_use.store(traced, std::memory_order_relaxed);
+            }
+        } else {
+            bind_or_report(me, traced, p, bytes, alignment);
+        }
+    }
+
+    /// Effects: makes a core in private pages and registers it. Throws: std::bad_alloc if there are none.
+    static tracking_core* make(std::pmr::memory_resource* upstream, const tracking_options& o, const policy& p,
+                               const std::pmr::memory_resource* owner, trace_id born);
+    void destroy() noexcept;
+
+    // The slow ends of allocate.
+    [[noreturn]] void refuse_request(std::size_t bytes, std::size_t alignment);
+    void reserve(std::size_t bytes, std::size_t alignment);
+    [[noreturn]] void refuse_memory(void* p, std::size_t bytes, std::size_t alignment);
+    [[noreturn]] void refuse_record(metadata::block_table::outcome why, void* p, std::size_t bytes,
+                                    std::size_t alignment, const metadata::block_entry& existing);
+    void give_up(std::size_t bytes) noexcept;
+
+private:
+    void bind_or_report(std::uint32_t me, trace_id traced, const void* p, std::size_t bytes,
+                        std::size_t alignment) noexcept;
+};
+
+}  // namespace pmr_debug::detail

@@ -1,0 +1,210 @@
+#include <pmr_debug/tracking_resource.hpp>
+
+#include "metadata/arena.hpp"
+#include "resources/tracking_core.hpp"
+#include "stack/capture.hpp"
+
+#include <bit>
+#include <new>
+
+namespace pmr_debug {
+
+namespace {
+
+constexpr const char* type_name = "tracking_resource";
+constexpr std::size_t records_reserve = std::size_t{1} << 34;
+// Of births, deaths, and uses of a resource whose policy keeps no traces.
+constexpr unsigned rare_frames = 16;
+
+}  // namespace
+
+namespace detail {
+
+namespace {
+
+bool tracking_owns(void* core, const void* p, metadata::owned_block* out) noexcept {
+    auto& c = *static_cast<tracking_core*>(core);
+    // Without locks only the thread that used the resource last may look.
+    if (c.shape.threads == threading::unchecked &&
+        c.thread.load(std::memory_order_relaxed) != os::this_thread().number) {
+        return false;
+    }
+    metadata::block_entry e;
+    if (!c.blocks.find(p, e) || !e.live) {
+        return false;
+    }
+    *out = {.block = metadata::describe(e), .allocated = e.allocated};
+    return true;
+}
+
+}  // namespace
+
+tracking_core* tracking_core::make(std::pmr::memory_resource* upstream, const tracking_options& o, const policy& p,
+                                   const std::pmr::memory_resource* owner, trace_id born) {
+    metadata::arena* const shared = metadata::process_arena();
+    void* const place = shared != nullptr ? shared->allocate(sizeof(tracking_core)) : nullptr;
+    if (place == nullptr) {
+        throw std::bad_alloc();
+    }
+    auto* const core = ::new (place) tracking_core;
+    core->upstream = upstream;
+    core->shape = tracking_shape_of(p);
+    core->alloc_frames = p.alloc_frames;
+    core->free_frames = p.free_frames;
+    core->limit_bytes = o.limit_bytes;
+    core->limit_blocks = o.limit_blocks;
+    core->limited = o.limit_bytes != 0 || o.limit_blocks != 0;
+    core->errors.handler.store(o.handler, std::memory_order_relaxed);
+    if (core->shape.checks) {
+        const unsigned shards = core->shape.threads == threading::synchronized ? metadata::block_table::max_shards : 1;
+        if (!core->memory.open(records_reserve) || !core->blocks.open(core->memory, shards, o.freed_records)) {
+            core->memory.close();
+            shared->free(place, sizeof(tracking_core));
+            throw std::bad_alloc();
+        }
+    }
+    core->self = metadata::register_resource(metadata::resource_kind::tracking, type_name, o.name, owner, upstream,
+                                             core, born, core->shape.checks ? tracking_owns : nullptr);
+    return core;
+}
+
+void tracking_core::destroy() noexcept {
+    memory.close();
+    this->~tracking_core();
+    metadata::process_arena()->free(this, sizeof(tracking_core));
+}
+
+void tracking_core::bind_or_report(std::uint32_t me, trace_id traced, const void* p, std::size_t bytes,
+                                   std::size_t alignment) noexcept {
+    std::uint32_t bound = 0;
+    if (thread.compare_exchange_strong(bound, me, std::memory_order_relaxed)) {
+        last_use.store(traced != trace_id::none ? traced : capture_trace(rare_frames), std::memory_order_relaxed);
+        return;
+    }
+    report r;
+    r.kind = error_kind::foreign_thread;
+    r.resource = metadata::describe(self);
+    r.pointer = p;
+    r.has_given = true;
+    r.given_size = bytes;
+    r.given_alignment = alignment;
+    r.other_thread = bound;
+    r.other = last_use.load(std::memory_order_relaxed);
+    raise(errors, r);
+}
+
+void tracking_core::refuse_request(std::size_t bytes, std::size_t alignment) {
+    usage.fail();
+    if (shape.checks && !std::has_single_bit(alignment)) {
+        reports().request(error_kind::bad_alignment, nullptr, bytes, alignment);
+    }
+    throw std::bad_alloc();
+}
+
+void tracking_core::reserve(std::size_t bytes, std::size_t alignment) {
+    const usage_counters::verdict v = usage.reserve<true>(bytes, limit_bytes, limit_blocks);
+    if (!v.allowed) {
+        usage.fail();
+        if (shape.checks) {
+            reports().limit(v.limit, v.in_use, bytes, alignment);
+        }
+        throw std::bad_alloc();
+    }
+}
+
+void tracking_core::give_up(std::size_t bytes) noexcept {
+    usage.fail();
+    if (limited) {
+        usage.abandon(bytes);
+    }
+}
+
+void tracking_core::refuse_memory(void* p, std::size_t bytes, std::size_t alignment) {
+    give_up(bytes);
+    if (shape.checks) {
+        reports().request(p == nullptr ? error_kind::upstream_null : error_kind::upstream_misaligned, p, bytes,
+                          alignment);
+    }
+    if (p != nullptr) {
+        upstream->deallocate(p, bytes, alignment);
+    }
+    throw std::bad_alloc();
+}
+
+void tracking_core::refuse_record(metadata::block_table::outcome why, void* p, std::size_t bytes, std::size_t alignment,
+                                  const metadata::block_entry& existing) {
+    give_up(bytes);
+    if (why == metadata::block_table::outcome::occupied) {
+        // It belongs to the block that is there: giving it back would free that.
+        reports().block(error_kind::upstream_overlap, p, existing, bytes, alignment);
+    } else {
+        upstream->deallocate(p, bytes, alignment);
+    }
+    throw std::bad_alloc();
+}
+
+}  // namespace detail
+
+tracking_resource_base::tracking_resource_base(std::pmr::memory_resource* upstream, const tracking_options& o,
+                                               const policy& p)
+    : core_(nullptr) {
+    const trace_id born = stack::capture_from_caller(rare_frames);
+    if (upstream == nullptr) {
+        detail::null_upstream(type_name, o.name, born);
+    }
+    core_ = detail::tracking_core::make(upstream, o, p, this, born);
+}
+
+tracking_resource_base::~tracking_resource_base() {
+    if (core_->shape.checks) {
+        core_->reports().leaks();
+    }
+    metadata::unregister_resource(core_->self, stack::capture_from_caller(rare_frames));
+    core_->destroy();
+}
+
+void* tracking_resource_base::do_allocate(std::size_t bytes, std::size_t alignment) {
+    detail::report_destroyed(this, type_name, nullptr, bytes, alignment);
+    throw std::bad_alloc();
+}
+
+void tracking_resource_base::do_deallocate(void* p, std::size_t bytes, std::size_t alignment) {
+    detail::report_destroyed(this, type_name, p, bytes, alignment);
+}
+
+bool tracking_resource_base::do_is_equal(const std::pmr::memory_resource& other) const noexcept {
+    return this == &other;
+}
+
+std::pmr::memory_resource* tracking_resource_base::upstream_resource() const noexcept {
+    return core_->upstream;
+}
+
+std::string_view tracking_resource_base::name() const noexcept {
+    return metadata::describe(core_->self).name;
+}
+
+statistics tracking_resource_base::stats() const noexcept {
+    statistics s = core_->usage.snapshot();
+    s.upstream_bytes = s.live_bytes;
+    s.overhead_bytes = core_->memory.used() + sizeof(detail::tracking_core);
+    return s;
+}
+
+size_histogram tracking_resource_base::histogram() const noexcept {
+    return {.counts = core_->usage.by_size()};
+}
+
+error_counts tracking_resource_base::errors() const noexcept {
+    return detail::snapshot(core_->errors);
+}
+
+bool tracking_resource_base::ok() const noexcept {
+    return detail::ok(core_->errors);
+}
+
+std::size_t tracking_resource_base::report_leaks() noexcept {
+    return core_->shape.checks ? core_->reports().leaks() : 0;
+}
+
+}  // namespace pmr_debug
