@@ -72,6 +72,24 @@ void block_table::remove(shard& s, slot* hole) noexcept {
     --s.used;
 }
 
+block_table::outcome block_table::erase(const void* p, trace_id freed, std::uint32_t thread,
+                                        block_entry& found) noexcept {
+    const auto address = reinterpret_cast<std::uintptr_t>(p);
+    const std::uint64_t h = hash(address);
+    shard& s = shard_of(h);
+    const os::brief_hold<true> hold(s.lock);
+    slot* const r = s.slots != nullptr ? probe(s, address, h) : nullptr;
+    if (r == nullptr || r->address == 0) {
+        return outcome::unknown;
+    }
+    found = entry(s, *r);
+    if (!found.live) {
+        return outcome::freed;
+    }
+    bury(s, *r, freed, thread);
+    return outcome::done;
+}
+
 block_table::outcome block_table::resize(const void* p, std::size_t old_size, std::size_t new_size,
                                          block_entry& found) noexcept {
     const auto address = reinterpret_cast<std::uintptr_t>(p);

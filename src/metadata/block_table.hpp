@@ -38,8 +38,8 @@ struct block_entry {
 /// allocated again; the ring holds what only freed blocks have.
 ///
 /// Thread safety: `Locked` members from any thread. Members with Locked = false: one thread at a time, and no thread in
-/// any other member meanwhile. The slow queries always lock. No lock is held when a member returns, and `visit`
-/// functions run with a shard's lock held: they must not call back.
+/// any other member meanwhile. Members that are no templates always lock. No lock is held when a member returns, and
+/// `visit` functions run with a shard's lock held: they must not call back.
 class block_table {
 public:
     /// Most shards, and the number for tables that several threads use.
@@ -69,13 +69,18 @@ public:
     bool open(arena& memory, unsigned shards, std::size_t freed_kept) noexcept;
 
     /// Effects: records a live block. \p number() is called once, with the shard's lock held, only if the block is
-    ///   recorded, and returns its serial number. On `occupied`, \p existing gets the block that is there.
+    ///   recorded, and returns its serial number.
     template <bool Locked, class Number>
     [[nodiscard]] outcome insert(const void* p, std::size_t size, std::size_t alignment, trace_id allocated,
-                                 std::uint32_t thread, block_entry& existing, Number&& number) noexcept;
+                                 std::uint32_t thread, Number&& number) noexcept;
+
+    /// Effects: marks the block at \p p as freed, if it is live and of that size and alignment. Returns: false if not;
+    ///   nothing changed then, and erase() tells why.
+    template <bool Locked>
+    [[nodiscard]] bool erase_exact(const void* p, std::size_t size, std::size_t alignment, trace_id freed,
+                                   std::uint32_t thread) noexcept;
 
     /// Effects: marks the block at \p p as freed. \p found gets its record as it was before; on `unknown` it is left.
-    template <bool Locked>
     [[nodiscard]] outcome erase(const void* p, trace_id freed, std::uint32_t thread, block_entry& found) noexcept;
 
     /// Effects: replaces the size of the live block at \p p, if it is \p old_size. \p found gets the record as it was.
@@ -83,7 +88,7 @@ public:
                                  block_entry& found) noexcept;
 
     /// Effects: copies the record of \p p. Returns: false if there is none.
-    [[nodiscard]] bool find(const void* p, block_entry& found) noexcept;
+    bool find(const void* p, block_entry& found) noexcept;
 
     /// Effects: copies the block that starts at or holds \p p, live ones first, else the nearest one within \p reach
     ///   bytes. Slow: looks at every record.
@@ -173,6 +178,7 @@ private:
 
     bool grow(shard& s) noexcept;
     bool open_ring(shard& s) noexcept;
+    void bury(shard& s, slot& r, trace_id freed, std::uint32_t thread) noexcept;
     static void remove(shard& s, slot* hole) noexcept;
 
     arena* memory_ = nullptr;
@@ -183,7 +189,7 @@ private:
 
 template <bool Locked, class Number>
 block_table::outcome block_table::insert(const void* p, std::size_t size, std::size_t alignment, trace_id allocated,
-                                         std::uint32_t thread, block_entry& existing, Number&& number) noexcept {
+                                         std::uint32_t thread, Number&& number) noexcept {
     const auto address = reinterpret_cast<std::uintptr_t>(p);
     const std::uint64_t h = hash(address);
     shard& s = shard_of(h);
@@ -197,7 +203,6 @@ block_table::outcome block_table::insert(const void* p, std::size_t size, std::s
         ++s.used;
         r.address = address;
     } else if ((r.bits & 1U) == 0) [[unlikely]] {
-        existing = entry(s, r);
         return outcome::occupied;
     } else {
         s.ring[r.size].address = 0;  // the address is in use again: its past no longer counts
@@ -210,37 +215,41 @@ block_table::outcome block_table::insert(const void* p, std::size_t size, std::s
 }
 
 template <bool Locked>
-block_table::outcome block_table::erase(const void* p, trace_id freed, std::uint32_t thread,
-                                        block_entry& found) noexcept {
+bool block_table::erase_exact(const void* p, std::size_t size, std::size_t alignment, trace_id freed,
+                              std::uint32_t thread) noexcept {
     const auto address = reinterpret_cast<std::uintptr_t>(p);
     const std::uint64_t h = hash(address);
     shard& s = shard_of(h);
     const os::brief_hold<Locked> hold(s.lock);
     if (s.slots == nullptr) [[unlikely]] {
-        return outcome::unknown;
+        return false;
     }
     slot& r = *probe(s, address, h);
-    if (r.address == 0) [[unlikely]] {
-        return outcome::unknown;
+    // Alignment and the bit that says freed, in one comparison.
+    const auto state = static_cast<std::uint64_t>(std::countr_zero(alignment)) << 1U;
+    if (r.address == 0 || r.size != size || (r.bits & 127U) != state || !std::has_single_bit(alignment)) [[unlikely]] {
+        return false;
     }
-    found = entry(s, r);
-    if ((r.bits & 1U) != 0) [[unlikely]] {
-        return outcome::freed;
-    }
+    bury(s, r, freed, thread);
+    return true;
+}
+
+inline void block_table::bury(shard& s, slot& r, trace_id freed, std::uint32_t thread) noexcept {
     if (s.ring == nullptr && !open_ring(s)) [[unlikely]] {
         remove(s, &r);
-        return outcome::done;
+        return;
     }
     ring_entry& kept = s.ring[s.ring_next];
     const std::uintptr_t oldest = kept.address;
-    kept = {.address = address, .size = r.size, .freed = freed, .thread = thread};
+    kept = {.address = r.address, .size = r.size, .freed = freed, .thread = thread};
     r.size = s.ring_next;
     r.bits |= 1U;
     s.ring_next = s.ring_next + 1 == ring_size_ ? 0 : s.ring_next + 1;
     if (oldest != 0) {
         remove(s, probe(s, oldest, hash(oldest)));
+        // By the time it is that one's turn, its slot is in the cache.
+        __builtin_prefetch(s.slots + home(s, hash(s.ring[s.ring_next].address)), 1);
     }
-    return outcome::done;
 }
 
 }  // namespace pmr_debug::metadata

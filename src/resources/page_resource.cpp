@@ -22,7 +22,8 @@ using outcome = metadata::block_table::outcome;
 
 constexpr unsigned frames_kept = 16;
 constexpr std::size_t freed_kept = 4096;
-constexpr std::size_t records_reserve = std::size_t{1} << 34;
+// Address space, not memory: records of several times as many blocks as the system allows mappings by default.
+constexpr std::size_t records_reserve = std::size_t{1} << 28;
 constexpr const char* type_name = "page_resource";
 
 // Pages freed that the system would not unmap.
@@ -129,7 +130,7 @@ struct page_core {
         if ((remove || tier == os::guard_tier::protect) && !os::remove_guard(p, e.size, tier)) {
             return false;
         }
-        if (guards.erase<true>(p, trace_id::none, 0, e) == outcome::done) {
+        if (guards.erase(p, trace_id::none, 0, e) == outcome::done) {
             guarded.fetch_sub(e.size, std::memory_order_relaxed);
             guard_count.fetch_sub(1, std::memory_order_relaxed);
         }
@@ -282,12 +283,13 @@ void* page_resource::do_allocate(std::size_t bytes, std::size_t alignment) {
         core->mapped.fetch_sub(size, std::memory_order_relaxed);
         refuse();
     }
-    metadata::block_entry existing;
-    const outcome recorded = core->blocks.insert<true>(p, bytes, alignment, here, os::this_thread().number, existing,
+    const outcome recorded = core->blocks.insert<true>(p, bytes, alignment, here, os::this_thread().number,
                                                        [&]() noexcept { return core->usage.add<true>(bytes); });
     if (recorded != outcome::done) [[unlikely]] {
         core->mapped.fetch_sub(size, std::memory_order_relaxed);
         if (recorded == outcome::occupied) {
+            metadata::block_entry existing;
+            core->blocks.find(p, existing);
             core->reports().block(error_kind::upstream_overlap, p, existing, bytes, alignment);
         } else {
             core->give_back(p, size);
@@ -304,9 +306,9 @@ void page_resource::do_deallocate(void* p, std::size_t bytes, std::size_t alignm
         return;
     }
     metadata::block_entry known;
-    const outcome erased =
-        p == nullptr ? outcome::unknown
-                     : core->blocks.erase<true>(p, capture_trace(frames_kept), os::this_thread().number, known);
+    const outcome erased = p == nullptr
+                               ? outcome::unknown
+                               : core->blocks.erase(p, capture_trace(frames_kept), os::this_thread().number, known);
     if (erased != outcome::done) {
         core->reports().bad_pointer(erased, p, known, bytes, alignment);
         return;
@@ -338,7 +340,7 @@ bool page_resource::guard(void* p, std::size_t bytes) noexcept {
         metadata::block_entry existing;
         const outcome recorded =
             core_->guards.insert<true>(range.address(), range.bytes, std::size_t{1} << static_cast<unsigned>(tier),
-                                       trace_id::none, 0, existing, []() noexcept { return std::uint64_t{0}; });
+                                       trace_id::none, 0, []() noexcept { return std::uint64_t{0}; });
         if (recorded == outcome::done) {
             core_->guarded.fetch_add(range.bytes, std::memory_order_relaxed);
             core_->guard_count.fetch_add(1, std::memory_order_relaxed);

@@ -38,7 +38,7 @@ struct tracking_core {
     /// single_checked: number of the thread the resource is bound to, 0 before the first use.
     /// unchecked: number of the thread that used it last, the only one that may look into the records.
     alignas(64) std::atomic<std::uint32_t> thread{0};
-    /// single_checked: a use by the bound thread.
+    /// single_checked: a use by the bound thread. Release and acquire, as another thread will read the trace.
     std::atomic<trace_id> last_use{trace_id::none};
 
     [[nodiscard]] block_reporter reports() noexcept { return {.errors = errors, .self = self, .blocks = blocks}; }
@@ -49,7 +49,7 @@ struct tracking_core {
                       std::size_t alignment) noexcept {
         if (thread.load(std::memory_order_relaxed) == me) [[likely]] {
             if (traced != trace_id::none) {
-                last_use.store(traced, std::memory_order_relaxed);
+                last_use.store(traced, std::memory_order_release);
             }
         } else {
             bind_or_report(me, traced, p, bytes, alignment);
@@ -66,8 +66,11 @@ struct tracking_core {
     void reserve(std::size_t bytes, std::size_t alignment);
     [[noreturn]] void refuse_memory(void* p, std::size_t bytes, std::size_t alignment);
     [[noreturn]] void refuse_record(metadata::block_table::outcome why, void* p, std::size_t bytes,
-                                    std::size_t alignment, const metadata::block_entry& existing);
+                                    std::size_t alignment);
     void give_up(std::size_t bytes) noexcept;
+
+    /// The slow end of deallocate, for all that is not exactly as recorded.
+    void deallocate_oddly(void* p, std::size_t bytes, std::size_t alignment, trace_id here, std::uint32_t me) noexcept;
 
 private:
     void bind_or_report(std::uint32_t me, trace_id traced, const void* p, std::size_t bytes,

@@ -50,10 +50,9 @@ void* tracking_engine<S>::allocate(tracking_core* core, std::size_t bytes, std::
         return core->limited ? core->usage.settle<locked>(bytes) : core->usage.add<locked>(bytes);
     };
     if constexpr (S.checks) {
-        metadata::block_entry existing;
-        const outcome recorded = core->blocks.insert<locked>(p, bytes, alignment, here, me, existing, count);
+        const outcome recorded = core->blocks.insert<locked>(p, bytes, alignment, here, me, count);
         if (recorded != outcome::done) [[unlikely]] {
-            core->refuse_record(recorded, p, bytes, alignment, existing);
+            core->refuse_record(recorded, p, bytes, alignment);
         }
     } else {
         count();
@@ -79,17 +78,12 @@ void tracking_engine<S>::deallocate(tracking_core* core, void* p, std::size_t by
         if constexpr (S.threads == threading::unchecked) {
             core->thread.store(me, std::memory_order_relaxed);
         }
-        metadata::block_entry known;
-        const outcome erased = p == nullptr ? outcome::unknown : core->blocks.erase<locked>(p, here, me, known);
-        if (erased != outcome::done) [[unlikely]] {
-            core->reports().bad_pointer(erased, p, known, bytes, alignment);
+        if (p == nullptr || !core->blocks.erase_exact<locked>(p, bytes, alignment, here, me)) [[unlikely]] {
+            core->deallocate_oddly(p, bytes, alignment, here, me);
             return;
         }
-        core->usage.remove<locked>(known.size);
-        if (known.size != bytes || known.alignment != alignment) [[unlikely]] {
-            core->reports().mismatch(p, known, bytes, alignment);
-        }
-        core->upstream->deallocate(p, known.size, known.alignment);
+        core->usage.remove<locked>(bytes);
+        core->upstream->deallocate(p, bytes, alignment);
     }
 }
 

@@ -12,7 +12,9 @@ namespace pmr_debug {
 namespace {
 
 constexpr const char* type_name = "tracking_resource";
-constexpr std::size_t records_reserve = std::size_t{1} << 34;
+// Address space, not memory: records of some 50 million live blocks. Thousands of resources find room beside each
+// other.
+constexpr std::size_t records_reserve = std::size_t{1} << 32;
 // Of births, deaths, and uses of a resource whose policy keeps no traces.
 constexpr unsigned rare_frames = 16;
 
@@ -78,7 +80,7 @@ void tracking_core::bind_or_report(std::uint32_t me, trace_id traced, const void
                                    std::size_t alignment) noexcept {
     std::uint32_t bound = 0;
     if (thread.compare_exchange_strong(bound, me, std::memory_order_relaxed)) {
-        last_use.store(traced != trace_id::none ? traced : capture_trace(rare_frames), std::memory_order_relaxed);
+        last_use.store(traced != trace_id::none ? traced : capture_trace(rare_frames), std::memory_order_release);
         return;
     }
     report r;
@@ -89,7 +91,7 @@ void tracking_core::bind_or_report(std::uint32_t me, trace_id traced, const void
     r.given_size = bytes;
     r.given_alignment = alignment;
     r.other_thread = bound;
-    r.other = last_use.load(std::memory_order_relaxed);
+    r.other = last_use.load(std::memory_order_acquire);
     raise(errors, r);
 }
 
@@ -131,16 +133,32 @@ void tracking_core::refuse_memory(void* p, std::size_t bytes, std::size_t alignm
     throw std::bad_alloc();
 }
 
-void tracking_core::refuse_record(metadata::block_table::outcome why, void* p, std::size_t bytes, std::size_t alignment,
-                                  const metadata::block_entry& existing) {
+void tracking_core::refuse_record(metadata::block_table::outcome why, void* p, std::size_t bytes,
+                                  std::size_t alignment) {
     give_up(bytes);
     if (why == metadata::block_table::outcome::occupied) {
         // It belongs to the block that is there: giving it back would free that.
+        metadata::block_entry existing;
+        blocks.find(p, existing);
         reports().block(error_kind::upstream_overlap, p, existing, bytes, alignment);
     } else {
         upstream->deallocate(p, bytes, alignment);
     }
     throw std::bad_alloc();
+}
+
+void tracking_core::deallocate_oddly(void* p, std::size_t bytes, std::size_t alignment, trace_id here,
+                                     std::uint32_t me) noexcept {
+    using outcome = metadata::block_table::outcome;
+    metadata::block_entry known;
+    const outcome erased = p == nullptr ? outcome::unknown : blocks.erase(p, here, me, known);
+    if (erased != outcome::done) {
+        reports().bad_pointer(erased, p, known, bytes, alignment);
+        return;
+    }
+    usage.remove<true>(known.size);
+    reports().mismatch(p, known, bytes, alignment);
+    upstream->deallocate(p, known.size, known.alignment);
 }
 
 }  // namespace detail

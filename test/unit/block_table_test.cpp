@@ -30,10 +30,16 @@ struct fixture {
     ~fixture() { memory.close(); }
 
     outcome insert(std::uintptr_t address, std::size_t size = 8, std::size_t alignment = 8) {
-        return table.insert<true>(at(address), size, alignment, trace_id{11}, 3, last,
-                                  [this]() noexcept { return ++serial; });
+        const outcome o =
+            table.insert<true>(at(address), size, alignment, trace_id{11}, 3, [this]() noexcept { return ++serial; });
+        table.find(at(address), last);
+        return o;
     }
-    outcome erase(std::uintptr_t address) { return table.erase<true>(at(address), trace_id{22}, 4, last); }
+    outcome erase(std::uintptr_t address) { return table.erase(at(address), trace_id{22}, 4, last); }
+
+    bool erase_exact(std::uintptr_t address, std::size_t size, std::size_t alignment = 8) {
+        return table.erase_exact<true>(at(address), size, alignment, trace_id{22}, 4);
+    }
 
     arena memory;
     block_table table;
@@ -72,6 +78,23 @@ TEST(block_table, a_freed_block_is_remembered_with_both_traces) {
     EXPECT_EQ(f.last.alloc_thread, 3U);
     EXPECT_EQ(f.last.free_thread, 4U);
     EXPECT_EQ(f.erase(0x2000), outcome::unknown);
+}
+
+TEST(block_table, erase_exact_changes_nothing_unless_everything_fits) {
+    fixture f;
+    EXPECT_FALSE(f.erase_exact(0x1000, 100));  // no block at all yet
+    ASSERT_EQ(f.insert(0x1000, 100, 16), outcome::done);
+    EXPECT_FALSE(f.erase_exact(0x1000, 99, 16));
+    EXPECT_FALSE(f.erase_exact(0x1000, 100, 8));
+    EXPECT_FALSE(f.erase_exact(0x1000, 100, 48)) << "no power of two";
+    EXPECT_FALSE(f.erase_exact(0x1000, 100, 0));
+    EXPECT_FALSE(f.erase_exact(0x1010, 100, 16));
+    ASSERT_TRUE(f.erase_exact(0x1000, 100, 16));
+    EXPECT_FALSE(f.erase_exact(0x1000, 100, 16));
+    ASSERT_EQ(f.erase(0x1000), outcome::freed);
+    EXPECT_EQ(f.last.size, 100U);
+    EXPECT_EQ(f.last.freed, trace_id{22});
+    EXPECT_EQ(f.last.free_thread, 4U);
 }
 
 TEST(block_table, an_address_allocated_again_has_no_past) {
@@ -176,9 +199,13 @@ void compare_with_model(unsigned shards, std::size_t freed_kept, std::uintptr_t 
                 model[address] = {size, f.serial};
             }
         } else if (known != model.end()) {
-            ASSERT_EQ(f.erase(address), outcome::done);
-            ASSERT_EQ(f.last.size, known->second.first);
-            ASSERT_EQ(f.last.serial, known->second.second);
+            if (random() % 2 == 0) {
+                ASSERT_EQ(f.erase(address), outcome::done);
+                ASSERT_EQ(f.last.size, known->second.first);
+                ASSERT_EQ(f.last.serial, known->second.second);
+            } else {
+                ASSERT_TRUE(f.erase_exact(address, known->second.first));
+            }
             model.erase(known);
         } else {
             ASSERT_NE(f.erase(address), outcome::done);
@@ -226,9 +253,9 @@ TEST(block_table, threads_do_not_disturb_each_other) {
             for (std::uintptr_t i = 0; i < blocks; ++i) {
                 const void* const p = at(0x1'0000 + (i * threads + t) * 16);
                 const bool in =
-                    f.table.insert<true>(p, i, 8, trace_id{1}, 1, e, [i]() noexcept { return i + 1; }) == outcome::done;
-                const bool out = i % 2 != 0 || (f.table.erase<true>(p, trace_id{2}, 1, e) == outcome::done &&
-                                                e.size == i && e.serial == i + 1);
+                    f.table.insert<true>(p, i, 8, trace_id{1}, 1, [i]() noexcept { return i + 1; }) == outcome::done;
+                const bool out = i % 2 != 0 || (f.table.erase(p, trace_id{2}, 1, e) == outcome::done && e.size == i &&
+                                                e.serial == i + 1);
                 failures[t] += in && out ? 0 : 1;
             }
         });
