@@ -4,6 +4,7 @@
 #include "support/trace_names.hpp"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <signal.h>
 #include <ucontext.h>
 
@@ -35,8 +36,33 @@ call_with_nothing:
     pop %rbp
     ret
 .size call_with_nothing, . - call_with_nothing
+
+# With unwind information but no frame pointers: a function that leaves no trail, and two thread functions that call it.
+.macro no_frame_pointer name, callee
+.globl \name
+.type \name, @function
+\name:
+    .cfi_startproc
+    push %rbp
+    .cfi_adjust_cfa_offset 8
+    .cfi_rel_offset %rbp, 0
+    xor %ebp, %ebp
+    call \callee
+    xor %eax, %eax
+    pop %rbp
+    .cfi_adjust_cfa_offset -8
+    .cfi_restore %rbp
+    ret
+    .cfi_endproc
+.size \name, . - \name
+.endm
+no_frame_pointer leave_no_trail, *%rdi
+no_frame_pointer one_thread, leave_no_trail
+no_frame_pointer other_thread, leave_no_trail
 .popsection
 )");
+extern "C" void* one_thread(void* function);
+extern "C" void* other_thread(void* function);
 
 namespace {
 
@@ -190,6 +216,24 @@ trace_id from_asm = trace_id::none;
 NOINLINE void capture_from_asm() {
     from_asm = here(32);
     asm volatile("");
+}
+
+// Near the end of a stack the unwinder is not asked twice, but other frames in its place are noticed.
+TEST(capture_trace, tells_threads_apart_that_frame_pointers_show_alike) {
+    for (int i = 0; i < three; ++i) {
+        for (const bool first : {true, false}) {
+            pthread_t thread{};
+            ASSERT_EQ(pthread_create(&thread, nullptr, first ? one_thread : other_thread,
+                                     reinterpret_cast<void*>(&capture_from_asm)),
+                      0);
+            pthread_join(thread, nullptr);
+            const auto frames = frames_of(from_asm);
+            EXPECT_TRUE(
+                in_order(frames, {"here", "capture_from_asm", "leave_no_trail", first ? "one_thread" : "other_thread"}))
+                << text(frames);
+            EXPECT_FALSE(view(from_asm).flags.cut_short);
+        }
+    }
 }
 
 TEST(capture_trace, says_when_it_is_cut_short) {
