@@ -2,7 +2,7 @@
 #
 # Taken are, of Markdown files, fenced blocks that begin with ```cpp, and of headers, \code ... \endcode. A block with a
 # main() becomes a file of its own. Others are taken for statements: those of one document go into one file, a function
-# each, below their #include lines and those of the whole library. A line with nothing but "…" stands for something left
+# each, below prelude.hpp and their own #include lines. A line with nothing but "…" stands for something left
 # out. Compilers report errors with the document's name and line.
 
 # Effects: appends the code between the next \p open and \p close of \p text, from \p from on, to what was found.
@@ -88,8 +88,7 @@ function(pmr_debug_extract_snippets document folder out_files)
         string(REGEX REPLACE "[^A-Za-z0-9]" "_" space "${name}")
         set(file "${folder}/${name}.cpp")
         string(
-            CONCAT source "#include <pmr_debug/pmr_debug.hpp>\n"
-                   "#include <cassert>\n#include <cstdio>\n#include <memory_resource>\n#include <string>\n#include <vector>\n"
+            CONCAT source "#include \"prelude.hpp\"\n"
                    "${includes}\nnamespace ${space} {\n${functions}}\n")
         file(CONFIGURE OUTPUT "${file}" CONTENT "${source}" @ONLY)
         list(APPEND files "${file}")

@@ -1,5 +1,5 @@
 # The README's first block of C++ is examples/readme_example.cpp, word for word. If PROGRAM, its build, is there: the block
-# that follows in the README is what it prints, but for addresses, and frames below main, which are the system's.
+# that follows in the README is what it prints, but for addresses and for frames of the standard library, which differ from one to the next.
 
 include("${ROOT}/cmake/extract_snippets.cmake")
 
@@ -18,7 +18,8 @@ set(shown "${code}")
 execute_process(COMMAND "${PROGRAM}" ERROR_VARIABLE printed OUTPUT_QUIET RESULT_VARIABLE status)
 foreach(text IN ITEMS shown printed)
     string(REGEX REPLACE "0x[0-9a-f]+" "0x" ${text} "${${text}}")
-    string(REGEX REPLACE "\n    #[0-9]+ (_start|__libc_start)[^\n]*" "" ${text} "${${text}}")
+    string(REGEX REPLACE "\n    #[^\n]*(/c[+][+]/|__libc_start|_start )[^\n]*" "" ${text} "${${text}}")
+    string(REGEX REPLACE "\n    #[0-9]+" "\n    #" ${text} "${${text}}")
     string(STRIP "${${text}}" ${text})
 endforeach()
 if(NOT shown STREQUAL printed)
