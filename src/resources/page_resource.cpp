@@ -337,7 +337,6 @@ bool page_resource::guard(void* p, std::size_t bytes) noexcept {
     }
     const os::guard_tier tier = os::install_guard(range.address(), range.bytes);
     if (tier != os::guard_tier::none) {
-        metadata::block_entry existing;
         const outcome recorded =
             core_->guards.insert<true>(range.address(), range.bytes, std::size_t{1} << static_cast<unsigned>(tier),
                                        trace_id::none, 0, []() noexcept { return std::uint64_t{0}; });
