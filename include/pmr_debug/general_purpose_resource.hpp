@@ -46,7 +46,7 @@ struct general_purpose_options {
     /// oldest unit is used again.
     std::size_t quarantine_bytes = std::size_t{64} << 20;
     /// Records of retired units kept, so that a late double free is still explained. Above it the oldest are forgotten.
-    std::size_t retired_record_bytes = std::size_t{32} << 20;
+    std::size_t retired_record_bytes = std::size_t{8} << 20;
 };
 
 namespace detail {

@@ -68,6 +68,9 @@ bool obtain_slots(general_purpose_core& core, guard_lock& hold, std::size_t want
 
 // ---- general_purpose_retirement.cpp -------------------------------------------------------------------------------
 
+/// Effects: frees what belongs to the unit in private memory, except its descriptor.
+void free_records(general_purpose_core& core, unit& u) noexcept;
+
 /// Effects: forgets the unit for good: map, records, descriptor.
 void forget(general_purpose_core& core, unit& u, bool keep_address) noexcept;
 

@@ -32,14 +32,7 @@ void forget_records(general_purpose_core& core, unit& u) noexcept {
         }
         u.in = nullptr;
     }
-    if (!u.large && u.records != nullptr) {
-        core.memory->free(u.records, record_memory(core, u));
-    }
-    if (u.free_bits != nullptr) {
-        core.memory->free(u.free_bits, bit_memory(u));
-    }
-    u.records = nullptr;
-    u.free_bits = nullptr;
+    free_records(core, u);
     (u.previous != nullptr ? u.previous->following : core.units) = u.following;
     if (u.following != nullptr) {
         u.following->previous = u.previous;
@@ -228,6 +221,17 @@ void retire_in_slab(general_purpose_core& core, guard_lock& hold, unit& u) noexc
 }
 
 }  // namespace
+
+void free_records(general_purpose_core& core, unit& u) noexcept {
+    if (!u.large && u.records != nullptr) {
+        core.memory->free(u.records, record_memory(core, u));
+    }
+    if (u.free_bits != nullptr) {
+        core.memory->free(u.free_bits, bit_memory(u));
+    }
+    u.records = nullptr;
+    u.free_bits = nullptr;
+}
 
 void trap_if_dead(general_purpose_core& core, guard_lock& hold, slab& s) noexcept {
     if (!s.all_dead()) {

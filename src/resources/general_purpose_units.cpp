@@ -16,41 +16,49 @@ constexpr std::size_t first_unit = std::size_t{1} << 14;
 /// Slots are filled and made resident in steps of this.
 constexpr std::size_t prepare_step = std::size_t{1} << 14;
 
-/// Effects: enters a unit for \p memory in the map and the books. Lock held. Returns: null, memory returned, if private
-/// memory is used up.
-unit* make_unit(general_purpose_core& core, const piece& memory) noexcept {
+/// Returns: a unit for \p memory that nobody knows of yet; null if private memory is used up. Lock not held.
+unit* new_unit(general_purpose_core& core, const piece& memory) noexcept {
     void* const place = core.memory->allocate(sizeof(unit));
-    unit* u = nullptr;
-    if (place != nullptr) {
-        u = ::new (place) unit;
-        u->base = memory.base;
-        u->size = memory.size;
-        u->owner = &core;
-        u->from = memory.from;
-        u->warm = memory.warm;
-        if (metadata::address_map::insert(*u)) {
-            u->following = core.units;
-            if (u->following != nullptr) {
-                u->following->previous = u;
-            }
-            core.units = u;
-            if (memory.in != nullptr) {
-                u->in = memory.in;
-                u->next_in_slab = memory.in->units;
-                memory.in->units = u;
-            }
-            return u;
-        }
-        core.memory->free(place, sizeof(unit));
+    if (place == nullptr) {
+        return nullptr;
     }
-    if (memory.in != nullptr) {
-        memory.in->dead += memory.size;  // lost to the slab; it can still be trapped with the rest
-    }
-    spend(core, *memory.from, memory.size, memory.in != nullptr);
-    return nullptr;
+    auto* const u = ::new (place) unit;
+    u->base = memory.base;
+    u->size = memory.size;
+    u->owner = &core;
+    u->from = memory.from;
+    u->in = memory.in;
+    u->warm = memory.warm;
+    return u;
 }
 
-/// Effects: gives the unit its slots of class \p cls. Lock held. Returns: false if private memory is used up.
+/// Effects: enters the unit in the map and the books. Lock held. Returns: false if private memory is used up.
+bool enter(general_purpose_core& core, unit& u) noexcept {
+    if (!metadata::address_map::insert(u)) {
+        return false;
+    }
+    u.following = core.units;
+    if (u.following != nullptr) {
+        u.following->previous = &u;
+    }
+    core.units = &u;
+    if (u.in != nullptr) {
+        u.next_in_slab = u.in->units;
+        u.in->units = &u;
+    }
+    return true;
+}
+
+/// Effects: gives up memory for which no unit could be made. Lock held.
+void give_up(general_purpose_core& core, guard_lock& hold, const piece& memory) noexcept {
+    spend(core, *memory.from, memory.size, memory.in != nullptr);
+    if (memory.in != nullptr) {
+        memory.in->dead += memory.size;  // lost to the slab, and trapped with the rest of it
+        trap_if_dead(core, hold, *memory.in);
+    }
+}
+
+/// Effects: gives the unit its slots of class \p cls. Lock not held. Returns: false if private memory is used up.
 bool divide(general_purpose_core& core, unit& u, unsigned cls) noexcept {
     u.size_class = static_cast<std::uint8_t>(cls);
     u.slot_size = size_classes::slot_sizes[cls];
@@ -146,18 +154,26 @@ unit* make_slots(general_purpose_core& core, thread_cache& cache, unsigned cls) 
         hot ? largest_unit : std::clamp(os::round_up(8 * slot, unit_page), first_unit, largest_unit);
     std::optional<upstream_fault> fault;
     unit* u = nullptr;
+    piece memory;
+    bool found = false;
     {
         guard_lock hold(core.lock);
-        piece memory;
-        if (obtain_slots(core, hold, want, least, memory, fault)) {
-            u = make_unit(core, memory);
-            if (u != nullptr && !divide(core, *u, cls)) {
-                if (u->in != nullptr) {
-                    u->in->dead += u->size;
-                }
-                forget(core, *u, false);
+        found = obtain_slots(core, hold, want, least, memory, fault);
+    }
+    if (found) {
+        if (hot && core.over_pages && !memory.warm) {
+            os::populate(reinterpret_cast<void*>(memory.base), memory.size);  // all of it will be used: no fault a page
+        }
+        u = new_unit(core, memory);
+        const bool divided = u != nullptr && divide(core, *u, cls);
+        guard_lock hold(core.lock);
+        if (!divided || !enter(core, *u)) {
+            if (u != nullptr) {
+                free_records(core, *u);
+                core.memory->free(u, sizeof(unit));
                 u = nullptr;
             }
+            give_up(core, hold, memory);
         }
     }
     if (fault.has_value()) {
@@ -229,12 +245,14 @@ unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alig
     const std::size_t size = os::round_up(std::max<std::size_t>(bytes + core.guard_bytes, 1), unit_page);
     std::optional<upstream_fault> fault;
     unit* u = nullptr;
+    piece memory;
+    bool found = false;
     {
         guard_lock hold(core.lock);
-        piece memory;
-        if (obtain(core, hold, size, size + size / 4, std::max(alignment, unit_page), memory, fault)) {
-            u = make_unit(core, memory);
-        }
+        found = obtain(core, hold, size, size + size / 4, std::max(alignment, unit_page), memory, fault);
+    }
+    if (found) {
+        u = new_unit(core, memory);
         if (u != nullptr) {
             u->large = true;
             u->capacity = 1;
@@ -244,6 +262,14 @@ unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alig
             u->unfreed.store(1, std::memory_order_relaxed);
             u->next.store(1, std::memory_order_relaxed);
             u->prepared.store(1, std::memory_order_relaxed);
+        }
+        guard_lock hold(core.lock);
+        if (u == nullptr || !enter(core, *u)) {
+            if (u != nullptr) {
+                core.memory->free(u, sizeof(unit));
+                u = nullptr;
+            }
+            give_up(core, hold, memory);
         }
     }
     if (fault.has_value()) {
