@@ -201,7 +201,9 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
     const auto address = reinterpret_cast<std::uintptr_t>(p);
     unit* const u = unit_of(core, address);
     if (u == nullptr) {
-        if (!report_other_owner(core, p, bytes, alignment, metadata::below::ask)) {
+        // Memory given up by this resource may start a block of its upstream, which is not what was freed here.
+        const auto upstreams = is_forgotten(core, address) ? metadata::below::skip : metadata::below::ask;
+        if (!report_other_owner(core, p, bytes, alignment, upstreams)) {
             report_invalid(core, p, bytes, alignment);
         }
         return {};

@@ -223,7 +223,7 @@ bool obtain(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std
     if (bytes > core.held_bytes) {
         return false;  // hopeless: don't throw the quarantine away for it
     }
-    while (!fault.has_value() && reclaim(core, hold)) {
+    while (!fault.has_value() && reclaim(core, hold, bytes, alignment)) {
         if (take_reusable(core, bytes, std::numeric_limits<std::size_t>::max(), alignment, out) ||
             from_upstream(core, bytes, alignment, out, fault)) {
             return true;

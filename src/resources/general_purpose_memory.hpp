@@ -74,9 +74,10 @@ void free_records(general_purpose_core& core, unit& u) noexcept;
 /// Effects: forgets the unit for good: map, records, descriptor.
 void forget(general_purpose_core& core, unit& u, bool keep_address) noexcept;
 
-/// Effects: address space or upstream ran out: makes the oldest retired memory available again. May release the lock.
+/// Effects: address space or upstream ran out: makes the oldest retired memory available again, for a
+/// request of \p bytes with \p alignment. May release the lock.
 /// Returns: false if there is none.
-bool reclaim(general_purpose_core& core, guard_lock& hold) noexcept;
+bool reclaim(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std::size_t alignment) noexcept;
 
 /// Effects: verifies and traps a slab if all its units are dead. May release the lock.
 void trap_if_dead(general_purpose_core& core, guard_lock& hold, slab& s) noexcept;

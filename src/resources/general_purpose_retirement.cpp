@@ -159,9 +159,11 @@ void trap_alone(general_purpose_core& core, guard_lock& hold, unit& u) noexcept 
     trap_if_dead(core, hold, s);
 }
 
-/// Effects: takes the unit that waits longest out of the retired list and forgets it. \p wanted: memory has run out, so
-/// its memory is used again. May release the lock. Returns: false if none waits.
-bool evict_oldest(general_purpose_core& core, guard_lock& hold, bool wanted) noexcept {
+/// Effects: takes the unit that waits longest out of the retired list and forgets it. If memory has run out, \p wanted
+/// is how many bytes of \p alignment are needed (else 0), and its memory is used again: by this resource if it fits, as
+/// the upstream may be one that takes nothing back. May release the lock. Returns: false if none waits.
+bool evict_oldest(general_purpose_core& core, guard_lock& hold, std::size_t wanted = 0,
+                  std::size_t alignment = 1) noexcept {
     unit* const u = core.retired.first;
     if (u == nullptr || (u->in != nullptr && u->in->busy)) {
         return false;
@@ -182,13 +184,14 @@ bool evict_oldest(general_purpose_core& core, guard_lock& hold, bool wanted) noe
     if (u->damaged) {
         return true;  // stays known and is never used again
     }
-    core.recycled_units += wanted ? 1 : 0;
-    if (core.rules.freed == reuse::never && core.over_pages && !wanted) {
+    core.recycled_units += wanted != 0 ? 1 : 0;
+    const bool fits = wanted != 0 && u->size >= wanted && u->base % alignment == 0;
+    if (core.rules.freed == reuse::never && core.over_pages && wanted == 0) {
         if (!u->trapped()) {
             os::discard(bytes_of(*u), u->size);
         }
         forget(core, *u, true);
-    } else if (u->from->size == u->size) {
+    } else if (u->from->size == u->size && !fits) {
         forget(core, *u, false);
     } else {
         make_reusable(core, *u);
@@ -203,7 +206,7 @@ void evict_surplus(general_purpose_core& core, guard_lock& hold) noexcept {
     while (core.retired_record_bytes > o.retired_record_bytes ||
            (core.oldest_pending == nullptr && core.untrapped_bytes > o.quarantine_bytes) ||
            (quarantined && core.retired_bytes > o.quarantine_bytes)) {
-        if (!evict_oldest(core, hold, false)) {
+        if (!evict_oldest(core, hold)) {
             break;
         }
     }
@@ -282,7 +285,7 @@ void forget(general_purpose_core& core, unit& u, bool keep_address) noexcept {
 }
 
 /// is none.
-bool reclaim(general_purpose_core& core, guard_lock& hold) noexcept {
+bool reclaim(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std::size_t alignment) noexcept {
     chunk* oldest = nullptr;
     for (chunk* c = core.chunks; c != nullptr; c = c->next) {  // newest first
         if (c->spent != 0 && c->spent == c->carved && c != core.open_chunk) {
@@ -294,7 +297,7 @@ bool reclaim(general_purpose_core& core, guard_lock& hold) noexcept {
         core.recycled_units += 1;
         return true;
     }
-    return evict_oldest(core, hold, true);
+    return evict_oldest(core, hold, bytes, alignment);
 }
 
 void retire(general_purpose_core& core, unit& u) noexcept {

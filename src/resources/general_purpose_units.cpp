@@ -313,15 +313,13 @@ slot_ref take_freed_slot(general_purpose_core& core, unsigned cls, std::size_t a
             core.recycled_units += 1;
             hold.unlock();
             state.store(slot_state::freed, std::memory_order_relaxed);  // for the report, if there is one
-            const bool intact = verify_freed(core, s);
-            state.store(intact ? slot_state::never : slot_state::damaged, std::memory_order_relaxed);
-            if (intact) {
+            if (!core.rules.fill || verify_freed(core, s)) {
+                state.store(slot_state::never, std::memory_order_relaxed);
                 if (core.rules.fill || core.guard_bytes != 0) {
                     std::memset(s.address(), fresh_byte, u->slot_size);
                 }
                 return s;
             }
-            u->damaged = true;
             hold.lock();
             break;
         }
