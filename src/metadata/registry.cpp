@@ -95,6 +95,7 @@ resource_record* register_resource(resource_kind kind, const char* type, std::st
     r->upstream = upstream;
     r->core = core;
     r->owns = owns;
+    r->describe_address.store(nullptr, std::memory_order_relaxed);
     r->kind = kind;
     r->born = born;
     r->died = trace_id::none;
@@ -110,11 +111,18 @@ resource_record* register_resource(resource_kind kind, const char* type, std::st
     return r;
 }
 
+void set_describe_address(resource_record* r, describe_address_function f) noexcept {
+    if (r != nullptr) {
+        r->describe_address.store(f, std::memory_order_release);
+    }
+}
+
 void unregister_resource(resource_record* r, trace_id died) noexcept {
     if (r == nullptr) {
         return;
     }
     const std::scoped_lock hold(guard);
+    r->describe_address.store(nullptr, std::memory_order_release);
     r->died = died;
     r->core = nullptr;
     r->owns = nullptr;

@@ -25,12 +25,38 @@ struct owned_block {
 /// would not be safe.
 using owns_function = bool (*)(void* core, const void* p, owned_block* out) noexcept;
 
+/// What lies at an address, as a resource describes it for a fault report.
+struct address_finding {
+    enum class what : std::uint8_t {
+        unknown,
+        live_block,    ///< in `block`
+        freed_block,   ///< in `block`, which is freed; its memory may be trapped
+        guard_after,   ///< behind `block`: in its guard page, or in the slack before that
+        guard_before,  ///< before `block`, in the same way
+        retired_unit,  ///< in retired memory, of which no block is known any more
+        never_used,    ///< in memory that was never handed out
+    };
+    what is = what::unknown;
+    block_info block;  ///< address null: none is known
+    trace_id allocated = trace_id::none;
+    trace_id freed = trace_id::none;
+    /// Bytes from the block: at or behind its end counted from its end (0: the first byte behind), before it negative;
+    /// within it, from its start.
+    std::ptrdiff_t distance = 0;
+};
+
+/// Asks a resource by its core what lies at \p address. Returns: false, \p out unchanged, if it is none of its memory.
+/// Called from signal handlers, at any moment, in any thread: takes no lock, allocates nothing, reads no memory of the
+/// user's and none that may be unmapped meanwhile.
+using describe_address_function = bool (*)(void* core, std::uintptr_t address, address_finding* out) noexcept;
+
 struct resource_record {
     std::uint64_t id = 0;
     const void* address = nullptr;  ///< the std::pmr::memory_resource subobject
     const void* upstream = nullptr;
     void* core = nullptr;  ///< state of the resource, whose type follows from `kind`; null once dead
     owns_function owns = nullptr;
+    std::atomic<describe_address_function> describe_address{nullptr};  ///< null: the resource has none; null once dead
     resource_kind kind = resource_kind::other;
     std::atomic<bool> alive{false};
     trace_id born = trace_id::none;
@@ -53,6 +79,9 @@ inline constexpr std::size_t dead_records_kept = 4096;
 resource_record* register_resource(resource_kind kind, const char* type, std::string_view name, const void* address,
                                    const void* upstream, void* core, trace_id born,
                                    owns_function owns = nullptr) noexcept;
+
+/// Effects: sets the function that fault reports ask. Null \p r is allowed.
+void set_describe_address(resource_record* r, describe_address_function f) noexcept;
 
 /// Effects: marks \p r dead. Null is allowed. Once it returns, nobody looks at the core any more.
 void unregister_resource(resource_record* r, trace_id died) noexcept;
