@@ -284,7 +284,6 @@ void forget(general_purpose_core& core, unit& u, bool keep_address) noexcept {
     spend(core, c, size, keep_address);
 }
 
-/// is none.
 bool reclaim(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std::size_t alignment) noexcept {
     chunk* oldest = nullptr;
     for (chunk* c = core.chunks; c != nullptr; c = c->next) {  // newest first
