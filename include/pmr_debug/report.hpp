@@ -149,6 +149,7 @@ struct text_options {
     bool colour = false;               ///< ANSI colours
     std::size_t max_leak_groups = 10;  ///< then "… and N more"
     std::size_t max_frames = 32;       ///< frames printed per trace
+    bool standard_internals = false;   ///< print the standard library's internal functions, too
 };
 
 /// Receives finished text in pieces. \p text is not NUL-terminated.

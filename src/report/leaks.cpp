@@ -2,9 +2,11 @@
 
 #include "os/virtual_memory.hpp"
 
-#include <algorithm>
 #include <cstring>
 #include <memory>
+#include <range/v3/algorithm/sort.hpp>
+#include <span>
+#include <tuple>
 
 namespace pmr_debug::detail {
 
@@ -22,11 +24,9 @@ constexpr std::size_t hash(trace_id allocated, std::size_t key) noexcept {
     return static_cast<std::size_t>(mixed ^ (mixed >> 32U));
 }
 
-bool more_bytes_first(const leak_group& a, const leak_group& b) noexcept {
-    if (a.bytes != b.bytes) {
-        return a.bytes > b.bytes;
-    }
-    return a.blocks != b.blocks ? a.blocks > b.blocks : a.allocated < b.allocated;
+/// Most bytes first, then most blocks; equal ones in a fixed order.
+auto rank(const leak_group& g) noexcept {
+    return std::tuple(~g.bytes, ~g.blocks, g.allocated);
 }
 
 }  // namespace
@@ -125,8 +125,9 @@ std::span<const leak_group> leak_grouper::finish() noexcept {
         std::construct_at(groups_ + size_++, rest_);
         rest_ = {};
     }
-    std::sort(groups_, groups_ + size_, more_bytes_first);
-    return {groups_, size_};
+    const std::span groups(groups_, size_);
+    ranges::sort(groups, ranges::less{}, rank);
+    return groups;
 }
 
 }  // namespace pmr_debug::detail

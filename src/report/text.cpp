@@ -1,6 +1,7 @@
 #include "report/text.hpp"
 
 #include "report/wording.hpp"
+#include "stack/names.hpp"
 
 namespace pmr_debug {
 
@@ -249,13 +250,18 @@ private:
 
     struct frame_state {
         text_form* self;
-        std::size_t printed;
-        std::size_t left_out;
+        std::size_t printed = 0;
+        std::size_t left_out = 0;
+        std::size_t internal = 0;
     };
 
     static void on_frame(const resolved_frame& frame, void* context) noexcept {
         auto& state = *static_cast<frame_state*>(context);
         if (frame.in_library) {
+            return;
+        }
+        if (!state.self->options_.standard_internals && stack::is_standard_internal(frame.function)) {
+            ++state.internal;
             return;
         }
         if (state.printed == state.self->options_.max_frames) {
@@ -271,7 +277,7 @@ private:
             out_.text("    ").text(if_none).put('\n');
             return;
         }
-        frame_state state{this, 0, 0};
+        frame_state state{.self = this};
         if (how_ == symbols::resolved) {
             resolve(id, on_frame, &state);
         } else {
@@ -284,7 +290,12 @@ private:
         if (state.left_out != 0) {
             out_.text("    … and ").count(state.left_out, "more frame").put('\n');
         }
-        if (state.printed == 0 && state.left_out == 0) {
+        if (state.internal != 0) {
+            colour(faint);
+            out_.text("    (").count(state.internal, "frame").text(" inside the standard library not shown)\n");
+            colour(plain);
+        }
+        if (state.printed == 0 && state.left_out == 0 && state.internal == 0) {
             out_.text("    (every kept frame is inside pmr_debug)\n");
         }
         if (kept.flags.cut_short) {

@@ -107,4 +107,17 @@ bool is_library_function(std::string_view name) noexcept {
            name.starts_with("_ZNSt3pmr15memory_resource10deallocateE");
 }
 
+bool is_standard_internal(std::string_view name) noexcept {
+    name.remove_prefix(name_start(name));
+    for (const std::string_view prefix :
+         {"std::_", "__gnu_cxx::", "std::allocator_traits<", "std::pmr::polymorphic_allocator<"}) {
+        // std::__cxx11 is where std::string lives: its members are what people call, except for the internal ones.
+        if (name.starts_with(prefix) && !name.starts_with("std::__cxx11::")) {
+            return true;
+        }
+    }
+    const std::size_t arguments = name.find('(');
+    return name.starts_with("std::") && name.substr(0, arguments).find("::_M_") != std::string_view::npos;
+}
+
 }  // namespace pmr_debug::stack

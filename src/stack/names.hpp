@@ -15,4 +15,8 @@ namespace pmr_debug::stack {
 /// std::pmr::memory_resource that hand requests on to it.
 [[nodiscard]] bool is_library_function(std::string_view name) noexcept;
 
+/// True if the function of this demangled name is one that users of the standard library do not know of: allocator
+/// plumbing and functions with reserved names, which fill half of a container's trace.
+[[nodiscard]] bool is_standard_internal(std::string_view name) noexcept;
+
 }  // namespace pmr_debug::stack
