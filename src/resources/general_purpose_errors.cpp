@@ -227,13 +227,22 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
     if (report_other_owner(core, p, bytes, alignment, metadata::below::skip)) {
         return {};
     }
-    const error_kind kind = !starts_here    ? error_kind::interior_free
-                            : size != bytes ? error_kind::size_mismatch
-                                            : error_kind::alignment_mismatch;
-    report r = call_report(core, kind, p, bytes, alignment);
-    describe_block(core, s, r);
-    raise(core.tally, r);
-    return starts_here ? s : slot_ref{};
+    const auto complain = [&](error_kind kind) {
+        report r = call_report(core, kind, p, bytes, alignment);
+        describe_block(core, s, r);
+        raise(core.tally, r);
+    };
+    if (!starts_here) {
+        complain(error_kind::interior_free);
+        return {};
+    }
+    if (size != bytes) {
+        complain(error_kind::size_mismatch);
+    }
+    if (recorded_alignment != alignment) {
+        complain(error_kind::alignment_mismatch);
+    }
+    return s;
 }
 
 void report_not_live(general_purpose_core& core, slot_ref s, slot_state found, std::size_t bytes,

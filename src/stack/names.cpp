@@ -109,15 +109,17 @@ bool is_library_function(std::string_view name) noexcept {
 
 bool is_standard_internal(std::string_view name) noexcept {
     name.remove_prefix(name_start(name));
-    for (const std::string_view prefix :
-         {"std::_", "__gnu_cxx::", "std::allocator_traits<", "std::pmr::polymorphic_allocator<"}) {
-        // std::__cxx11 is where std::string lives: its members are what people call, except for the internal ones.
-        if (name.starts_with(prefix) && !name.starts_with("std::__cxx11::")) {
-            return true;
-        }
+    const std::string_view function = name.substr(0, name.find('('));
+    const auto has = [function](std::string_view part) { return function.find(part) != std::string_view::npos; };
+    if (name.starts_with("std::pmr::polymorphic_allocator<")) {
+        return !has("::new_object<") && !has("::delete_object<");
     }
-    const std::size_t arguments = name.find('(');
-    return name.starts_with("std::") && name.substr(0, arguments).find("::_M_") != std::string_view::npos;
+    if (name.starts_with("std::allocator_traits<") || name.starts_with("__gnu_cxx::")) {
+        return true;
+    }
+    // std::__cxx11 is where std::string lives: its members are what people call, except for the internal ones.
+    const bool reserved = name.starts_with("std::_") && !name.starts_with("std::__cxx11::");
+    return name.starts_with("std::") && (reserved || has("::_M_"));
 }
 
 }  // namespace pmr_debug::stack

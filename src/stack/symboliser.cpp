@@ -21,6 +21,14 @@ namespace stack {
 
 namespace {
 
+/// Where this library's sources were compiled. A compiler may name an inlined lambda or a local function without its
+/// namespace, so names alone do not tell all of the library's frames.
+constexpr std::string_view own_sources = [] {
+    std::string_view path = __FILE__;
+    path.remove_suffix(std::string_view("stack/symboliser.cpp").size());
+    return path;
+}();
+
 /// One at a time, because the symbol tables and the buffer below are shared.
 ///
 /// A thread that resolves and, from its visitor, gets to resolve again must not wait for itself; nor must the child of
@@ -79,7 +87,7 @@ struct emitter {
         f.module = where.path;
         f.module_offset = address - where.base;
         f.inlined = inlined;
-        f.in_library = is_library_function(f.function);
+        f.in_library = is_library_function(f.function) || std::string_view(f.file).starts_with(own_sources);
         visitor(f, context);
     }
 };

@@ -27,6 +27,7 @@ TEST(StandardInternals, AllocatorPlumbingAndReservedNamesAreInternal) {
 TEST(StandardInternals, WhatPeopleCallIsNot) {
     EXPECT_FALSE(is_standard_internal("std::vector<int, std::allocator<int> >::push_back(int&&)"));
     EXPECT_FALSE(is_standard_internal("std::__cxx11::basic_string<char>::append(char const*)"));
+    EXPECT_FALSE(is_standard_internal("void std::pmr::polymorphic_allocator<std::byte>::delete_object<int>(int*)"));
     EXPECT_FALSE(is_standard_internal("main"));
     EXPECT_FALSE(is_standard_internal("void game::load<std::_Vector_base<int> >(std::_List_iterator<int>)"));
     EXPECT_FALSE(is_standard_internal(""));
