@@ -4,6 +4,7 @@
 /// Everything, for those who do not mind.
 
 #include <pmr_debug/collecting_handler.hpp>
+#include <pmr_debug/fault_handler.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
 #include <pmr_debug/policy.hpp>

@@ -49,10 +49,11 @@ enum class error_kind : std::uint8_t {
     default_resource_used,  ///< the default resource was used where it is forbidden
     null_upstream,          ///< a null upstream at construction. Printed, then the process ends
     cycle,                  ///< the upstream chain leads back to itself
+    fault,                  ///< an access faulted, to memory that explains nothing. Reported by `fault_handler` only
 };
 
 /// How many kinds there are.
-inline constexpr std::size_t error_kind_count = static_cast<std::size_t>(error_kind::cycle) + 1;
+inline constexpr std::size_t error_kind_count = static_cast<std::size_t>(error_kind::fault) + 1;
 
 /// Returns: the enumerator's name, as in `double_free`.
 [[nodiscard]] std::string_view to_string(error_kind kind) noexcept;
@@ -78,6 +79,9 @@ struct resource_ref {
     trace_id born = trace_id::none;  ///< where it was constructed
     trace_id died = trace_id::none;  ///< where it was destroyed
 };
+
+/// How memory was accessed.
+enum class access_kind : std::uint8_t { unknown, read, write, execute };
 
 /// State of the block a report speaks of.
 enum class block_state : std::uint8_t { unknown, live, freed };
@@ -128,6 +132,9 @@ struct report {
     std::span<const leak_group> leaks;    ///< leaks by call path, most bytes first
     std::size_t leaked_blocks = 0;
     std::size_t leaked_bytes = 0;
+    bool faulted = false;                       ///< found by a fault, at the instruction that accessed `pointer`
+    access_kind access = access_kind::unknown;  ///< faulted: how
+    std::string_view fault_cause;               ///< fault: what `pointer` is, as in "a null pointer"
     std::string_view hint;  ///< what to look for, one sentence; empty: the kind's own hint is printed
 };
 

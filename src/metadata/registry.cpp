@@ -1,6 +1,7 @@
 #include "metadata/registry.hpp"
 
 #include "metadata/arena.hpp"
+#include "os/fault_signals.hpp"
 #include "os/thread.hpp"
 
 #include <cstring>
@@ -168,6 +169,48 @@ resource_ref find_owner(const void* p, const resource_record* self, below upstre
         }
     }
     return {};
+}
+
+resource_ref find_at(std::uintptr_t address, address_finding* out) noexcept {
+    struct question {
+        std::uintptr_t address;
+        const resource_record* asked;
+        address_finding answer;
+        bool answered;
+        resource_record* next;
+    };
+    resource_ref who;
+    question q{address, nullptr, {}, false, std::atomic_ref(living.last).load(std::memory_order_acquire)};
+    // The links may change meanwhile, and even form a circle.
+    for (std::uint64_t left = last_id; q.next != nullptr && left != 0; --left) {
+        q.asked = q.next;
+        q.answer = {};
+        q.answered = false;
+        q.next = nullptr;
+        os::survives(
+            [](void* context) {
+                question& mine = *static_cast<question*>(context);
+                mine.next = mine.asked->before;
+                void* const core = mine.asked->core;
+                const auto describe_it = mine.asked->describe_address.load(std::memory_order_acquire);
+                mine.answered =
+                    core != nullptr && describe_it != nullptr && describe_it(core, mine.address, &mine.answer);
+            },
+            &q);
+        if (!q.answered || q.answer.is == address_finding::what::unknown) {
+            continue;
+        }
+        const bool explains =
+            q.answer.is != address_finding::what::live_block && q.answer.is != address_finding::what::never_used;
+        if (who.id == 0 || explains) {
+            who = describe(q.asked);
+            *out = q.answer;
+        }
+        if (explains) {
+            break;
+        }
+    }
+    return who;
 }
 
 void for_each_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept {

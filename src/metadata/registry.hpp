@@ -104,6 +104,14 @@ enum class below : std::uint8_t {
 [[nodiscard]] resource_ref find_owner(const void* p, const resource_record* self, below upstreams,
                                       owned_block* out) noexcept;
 
+/// Effects: asks the living resources, the one constructed last first, what lies at \p address. A block that is freed,
+/// or
+///   overrun, comes before one that lives: there is no reason why the latter should fault.
+/// Returns: who knows (id 0: nobody), and what in \p out.
+/// For signal handlers: takes no lock, so a resource that comes or goes meanwhile may be missed; survives records that
+/// were overwritten.
+[[nodiscard]] resource_ref find_at(std::uintptr_t address, address_finding* out) noexcept;
+
 /// Effects: calls \p visit for every record, dead ones included, in order of construction, until it returns false.
 /// Preconditions: \p visit does not call the registry. No resource dies while it runs.
 void for_each_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept;

@@ -57,6 +57,7 @@ std::uint32_t take_index() noexcept {
 namespace detail {
 
 thread_local thread_numbers current_thread{};
+constinit std::atomic<void (*)() noexcept> on_new_thread{nullptr};
 
 thread_numbers assign_thread() noexcept {
     pthread_once(&exit_key_once, [] { exit_key_valid = pthread_key_create(&exit_key, release_index) == 0; });
@@ -67,6 +68,9 @@ thread_numbers assign_thread() noexcept {
     if (exit_key_valid) {
         // Without the key, or if this fails, the index is merely not used again.
         pthread_setspecific(exit_key, reinterpret_cast<void*>(static_cast<std::uintptr_t>(t.index)));
+    }
+    if (const auto tell = on_new_thread.load(std::memory_order_acquire); tell != nullptr) {
+        tell();
     }
     return t;
 }

@@ -234,6 +234,12 @@ void write_json(const report& r, symbols how, text_sink sink, void* context) noe
         if (r.pointer != nullptr) {
             o.address("pointer", r.pointer);
         }
+        if (r.faulted) {
+            o.string("access", to_string(r.access));
+            if (!r.fault_cause.empty()) {
+                o.string("fault_cause", r.fault_cause);
+            }
+        }
         if (r.block.address != nullptr) {
             write_block(o.key("block"), r);
             if (r.pointer != nullptr) {

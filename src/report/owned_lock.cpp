@@ -1,5 +1,7 @@
 #include "report/owned_lock.hpp"
 
+#include "os/fault_signals.hpp"
+
 #include <chrono>
 #include <thread>
 
@@ -10,6 +12,9 @@ owned_lock::outcome owned_lock::lock(int longest_ms) noexcept {
     // Only this thread ever writes its own number, so no order is needed to recognise it.
     if (holder_.load(std::memory_order_relaxed) == self) {
         return outcome::mine_already;
+    }
+    if (os::telling_fault() && longest_ms > 1'000) {
+        longest_ms = 1'000;  // the holder may have faulted as well, and waits for us
     }
     for (int waited = 0; !lock_.try_lock(); ++waited) {
         if (waited >= longest_ms) {

@@ -29,6 +29,7 @@ std::string_view to_string(error_kind kind) noexcept {
         case error_kind::default_resource_used: return "default_resource_used";
         case error_kind::null_upstream: return "null_upstream";
         case error_kind::cycle: return "cycle";
+        case error_kind::fault: return "fault";
     }
     return "unknown";
 }
@@ -36,6 +37,27 @@ std::string_view to_string(error_kind kind) noexcept {
 namespace detail {
 
 namespace {
+
+// `was read`
+void write_access(writer& out, access_kind access) noexcept {
+    switch (access) {
+        case access_kind::read: out.text("was read"); return;
+        case access_kind::write: out.text("was written"); return;
+        case access_kind::execute: out.text("was executed"); return;
+        case access_kind::unknown: break;
+    }
+    out.text("was accessed");
+}
+
+// A fault says where the access was, not what it changed.
+void write_faulting_access(writer& out, const report& r) noexcept {
+    out.put(' ');
+    write_access(out, r.access);
+    if (r.block.address != nullptr) {
+        out.text(", ");
+        write_position(out, r.pointer, r.block, "it");
+    }
+}
 
 // `64-byte block 0x7f01`, or as much of it as is known.
 void write_block(writer& out, const report& r) noexcept {
@@ -141,17 +163,29 @@ void write_headline(writer& out, const report& r) noexcept {
             break;
         case error_kind::overrun:
             write_block(out, r);
+            if (r.faulted) {
+                write_faulting_access(out, r);
+                break;
+            }
             out.text(" was written past its end");
             write_damage(out, r);
             break;
         case error_kind::underrun:
             write_block(out, r);
+            if (r.faulted) {
+                write_faulting_access(out, r);
+                break;
+            }
             out.text(" was written before its start");
             write_damage(out, r);
             break;
         case error_kind::use_after_free:
             out.text("freed ");
             write_block(out, r);
+            if (r.faulted) {
+                write_faulting_access(out, r);
+                break;
+            }
             out.text(" was accessed");
             if (r.pointer != nullptr && r.block.address != nullptr) {
                 out.put(' ');
@@ -227,6 +261,13 @@ void write_headline(writer& out, const report& r) noexcept {
             write_short_name(out, r.resource);
             out.text(" leads back to itself");
             break;
+        case error_kind::fault:
+            if (r.pointer != nullptr || r.fault_cause.empty()) {
+                out.address(r.pointer).put(' ');
+            }
+            write_access(out, r.access);
+            out.text(r.fault_cause.empty() ? "" : ": ").text(r.fault_cause);
+            break;
     }
 }
 
@@ -279,8 +320,19 @@ std::string_view hint_of(const report& r) noexcept {
         case error_kind::default_resource_used: return "pass a resource to the container or object that allocates here";
         case error_kind::null_upstream: return "pass a resource that exists, such as std::pmr::new_delete_resource()";
         case error_kind::cycle: return "a resource was made the upstream of one of its own upstreams";
+        case error_kind::fault: return "look at what the first frame reads or writes, and where its address comes from";
     }
     return {};
+}
+
+std::string_view to_string(access_kind access) noexcept {
+    switch (access) {
+        case access_kind::read: return "read";
+        case access_kind::write: return "write";
+        case access_kind::execute: return "execute";
+        case access_kind::unknown: break;
+    }
+    return "unknown";
 }
 
 std::string_view to_string(block_state state) noexcept {

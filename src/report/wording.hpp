@@ -31,6 +31,9 @@ void write_position(writer& out, const void* p, const block_info& block, std::st
 /// Returns: `live`, `freed`, `unknown`.
 [[nodiscard]] std::string_view to_string(block_state state) noexcept;
 
+/// Returns: `read`, `write`, `execute`, `unknown`.
+[[nodiscard]] std::string_view to_string(access_kind access) noexcept;
+
 /// True if the resource existed and is dead.
 [[nodiscard]] constexpr bool is_dead(const resource_ref& r) noexcept {
     return r.id != 0 && !r.alive;

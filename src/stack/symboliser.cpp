@@ -1,5 +1,6 @@
 #include <pmr_debug/stack_trace.hpp>
 
+#include "os/fault_signals.hpp"
 #include "os/thread.hpp"
 #include "stack/modules.hpp"
 #include "stack/names.hpp"
@@ -41,7 +42,9 @@ public:
         if (holder_process != 0 && (holder_process != process || holder_.load(std::memory_order_relaxed) == me_)) {
             return;
         }
-        lock_.lock();
+        if (!take_lock()) {
+            return;
+        }
         holder_.store(me_, std::memory_order_relaxed);
         holder_process_.store(process, std::memory_order_relaxed);
         granted_ = true;
@@ -58,6 +61,21 @@ public:
     [[nodiscard]] bool granted() const noexcept { return granted_; }
 
 private:
+    static bool take_lock() noexcept {
+        if (!os::telling_fault()) {
+            lock_.lock();
+            return true;
+        }
+        // The holder may have faulted as well, and waits for us.
+        for (int tries = 0; !lock_.try_lock(); ++tries) {
+            if (tries == 1'000) {
+                return false;
+            }
+            ::usleep(1'000);
+        }
+        return true;
+    }
+
     static constinit os::spin_lock lock_;
     static constinit std::atomic<std::uint32_t> holder_;
     static constinit std::atomic<int> holder_process_;

@@ -299,6 +299,12 @@ const golden texts[] = {
   hint: a resource was made the upstream of one of its own upstreams
 
 )"},
+    {fault, R"(pmr_debug: fault: 0x* was read: a null pointer
+  pointer    0x*
+  threads    reported by 2
+  hint: look at what the first frame reads or writes, and where its address comes from
+
+)"},
 };
 // clang-format on
 
@@ -311,7 +317,7 @@ TEST(error_kind_names, are_distinct_and_as_many_as_there_are_kinds) {
         names.insert(name);
     }
     EXPECT_EQ(names.size(), error_kind_count);
-    EXPECT_EQ(error_kind_count, 25U);
+    EXPECT_EQ(error_kind_count, 26U);
     EXPECT_EQ(to_string(static_cast<error_kind>(error_kind_count)), "unknown");
     EXPECT_EQ(to_string(double_free), "double_free");
 }

@@ -1,0 +1,73 @@
+#pragma once
+
+/// \file
+/// Explains segmentation faults and bus errors: what lies at the address, and what happened to it.
+///
+/// \code
+///   int main() {
+///       pmr_debug::fault_handler explain_faults;
+///       …
+///   }
+/// \endcode
+///
+/// With a resource that makes freed or neighbouring memory inaccessible (`general_purpose_resource` on `page_resource`,
+/// `end_of_page_resource`), an access after the free or behind the end faults at the very instruction. Without this
+/// handler the program just dies there. With it, a report comes first: which block it was, how far off, read or
+/// written, by which call path, and where the block was allocated and freed.
+///
+///     instruction faults ──> report ──> previous handler or default action, at the same instruction
+///
+/// So a core dump, a debugger, or a test framework sees the fault as if there had been no handler.
+
+#include <pmr_debug/policy.hpp>
+#include <pmr_debug/report.hpp>
+
+namespace pmr_debug {
+
+struct fault_handler_options {
+    /// Who gets the report; null: text on standard error. Called in a signal handler: `text_handler` and `json_handler`
+    /// are made for it; one of your own must not allocate, and take no lock that the program may hold. What it answers
+    /// makes no difference.
+    report_handler* handler = nullptr;
+    /// Frames of the faulting call path, 2 to `max_frames`.
+    unsigned frames = max_frames;
+};
+
+/// Effects: from construction to destruction, the first SIGSEGV or SIGBUS of the process that an instruction caused is
+///   reported; then the action of before is in place again, and the instruction is executed once more. One at a time: a
+///   second one does nothing.
+/// Reports:
+///   - use_after_free: in a freed block, or in retired memory of a resource;
+///   - overrun, underrun: in the guard behind or before a block;
+///   - fault: anything else, with what is known: a null pointer, a stack overflow, a pointer that was itself read from
+///     freed memory, a live block whose pages refuse the access, or memory of no resource.
+/// Where several threads fault at once, the first is reported; the others wait until it has met its fault again, some
+/// seconds at most.
+/// Allocates nothing from the program, needs no lock of the program, and tells what it can when its own records are
+/// damaged. Not together with ThreadSanitizer or AddressSanitizer, which catch these signals themselves.
+class fault_handler {
+public:
+    fault_handler() noexcept : fault_handler(fault_handler_options{}) {}
+    /// Effects: as above. The calling thread gets a signal stack, and so does each thread that first uses a resource
+    /// from
+    ///   now on.
+    explicit fault_handler(const fault_handler_options& o) noexcept;
+    fault_handler(const fault_handler&) = delete;
+    fault_handler& operator=(const fault_handler&) = delete;
+    ~fault_handler();
+
+    /// False if another handler was there before, or the system refused.
+    [[nodiscard]] bool installed() const noexcept { return installed_; }
+
+    /// Effects: gives the calling thread a signal stack, if it has none. For threads that use no resource, or did
+    /// before
+    ///   the handler came. Without one, faults are reported all the same, except for a stack overflow.
+    /// Returns: false if the system refuses.
+    static bool prepare_thread() noexcept;
+
+private:
+    fault_handler_options options_;
+    bool installed_ = false;
+};
+
+}  // namespace pmr_debug
