@@ -334,6 +334,9 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
 /// Asked by the registry: is \p p the start of a live block of \p core (a general_purpose_core)?
 bool owns_block(void* core, const void* p, metadata::owned_block* out) noexcept;
 
+/// Asked for fault reports: what is at \p address in \p core (a general_purpose_core)? See describe_address_function.
+bool describe_address(void* core, std::uintptr_t address, metadata::address_finding* out) noexcept;
+
 /// Effects: reports a free of a slot that is not live; waits for a thread that is freeing it, whose trace is wanted.
 void report_not_live(general_purpose_core& core, slot_ref s, slot_state found, std::size_t bytes,
                      std::size_t alignment) noexcept;

@@ -192,6 +192,47 @@ bool owns_block(void* core, const void* p, metadata::owned_block* out) noexcept 
     return true;
 }
 
+bool describe_address(void* core, std::uintptr_t address, metadata::address_finding* out) noexcept {
+    using what = metadata::address_finding::what;
+    const auto& mine = *static_cast<const general_purpose_core*>(core);
+    auto* u = static_cast<unit*>(address_map::find(address, core));
+    // The lists may change meanwhile, and even form circles.
+    constexpr int longest_list = 1 << 20;
+    int left = longest_list;
+    for (unit* each = mine.units; u == nullptr && each != nullptr && left != 0; each = each->following, --left) {
+        u = each->size > address_map::indexed_bytes && address - each->base < each->size ? each : nullptr;
+    }
+    if (u == nullptr) {
+        for (const chunk* c = mine.chunks; c != nullptr && left != 0; c = c->next, --left) {
+            if (address - c->base < c->size) {
+                out->is = address - c->base < c->carved ? what::retired_unit : what::never_used;
+                return true;
+            }
+        }
+        return false;
+    }
+    const std::uint64_t offset = address - u->base;
+    const slot_ref s{u, static_cast<std::uint32_t>((offset * u->reciprocal) >> 32)};
+    if (s.index >= u->capacity || mine.record_bytes == 0) {
+        out->is = u->trapped() ? what::retired_unit : what::never_used;
+        return true;
+    }
+    if (!was_used(mine, s)) {
+        out->is = what::never_used;
+        return true;
+    }
+    report r;
+    describe_block(mine, s, r);
+    out->block = r.block;
+    out->allocated = r.allocated;
+    out->freed = r.freed;
+    const std::size_t into = address - reinterpret_cast<std::uintptr_t>(r.block.address);
+    const bool behind = into >= r.block.size;
+    out->distance = static_cast<std::ptrdiff_t>(behind ? into - r.block.size : into);
+    out->is = r.block.state != block_state::live ? what::freed_block : behind ? what::guard_after : what::live_block;
+    return true;
+}
+
 slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, std::size_t alignment) noexcept {
     if (p == nullptr) {
         report r = call_report(core, error_kind::null_free, p, bytes, alignment);

@@ -107,6 +107,7 @@ general_purpose_resource_base::general_purpose_resource_base(std::pmr::memory_re
     core_->record = metadata::register_resource(metadata::resource_kind::general_purpose, detail::type_name, o.name,
                                                 static_cast<std::pmr::memory_resource*>(this), upstream, core_, born,
                                                 detail::owns_block);
+    metadata::set_describe_address(core_->record, detail::describe_address);
     core_->options.name = core_->record != nullptr ? std::string_view(core_->record->name) : std::string_view();
     if (core_->gate != nullptr) {
         const writable_section leaves_it_protected(*core_);

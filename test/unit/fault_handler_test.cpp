@@ -450,6 +450,8 @@ TEST(fault_handler, explains_faults_of_any_thread) {
     const outcome o = run([] {
         const fault_handler explain;
         static char* const p = set_stage(address_finding::what::guard_after);
+        pmr_debug::tracking_resource numbers_this_thread;
+        freeing_function(numbers_this_thread, allocating_function(numbers_this_thread, 64), 64);
         std::thread([] { faulting_write(p + 164); }).join();
     });
     EXPECT_EQ(o.signal, SIGSEGV);

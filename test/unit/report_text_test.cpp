@@ -300,6 +300,7 @@ const golden texts[] = {
 
 )"},
     {fault, R"(pmr_debug: fault: 0x* was read: a null pointer
+  resource   "index" (general_purpose_resource #3 at 0x*)
   pointer    0x*
   threads    reported by 2
   hint: look at what the first frame reads or writes, and where its address comes from

@@ -131,7 +131,6 @@ inline pmr_debug::report sample(pmr_debug::error_kind kind) {
         case default_resource_used: given(24, 8); break;
         case null_upstream: r.resource = {.name = "index", .type = "general_purpose_resource"}; break;
         case fault:
-            r.resource = {};
             r.pointer = at(0x10);
             r.faulted = true;
             r.access = pmr_debug::access_kind::read;
