@@ -3,6 +3,7 @@
 /// \file
 /// Everything, for those who do not mind.
 
+#include <pmr_debug/canary_resource.hpp>
 #include <pmr_debug/collecting_handler.hpp>
 #include <pmr_debug/fault_handler.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>

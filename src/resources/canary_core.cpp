@@ -1,0 +1,280 @@
+#include "resources/canary_core.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <new>
+
+namespace pmr_debug::detail {
+
+namespace {
+
+using table_outcome = metadata::block_table::outcome;
+
+constexpr const char* type_name = "canary_resource";
+// Address space, not memory: records of some 50 million live blocks.
+constexpr std::size_t records_reserve = std::size_t{1} << 32;
+constexpr std::uint8_t fresh_byte = 0xAA;
+constexpr std::uint8_t freed_byte = 0xDD;
+
+// Spreads a seed over a key (the finaliser of MurmurHash3).
+constexpr std::uint64_t key_of(std::uint64_t seed, std::uint64_t what) noexcept {
+    std::uint64_t k = seed + what * 0x9E37'79B9'7F4A'7C15U;
+    k = (k ^ (k >> 33U)) * 0xFF51'AFD7'ED55'8CCDU;
+    k = (k ^ (k >> 33U)) * 0xC4CE'B9FE'1A85'EC53U;
+    return k ^ (k >> 33U);
+}
+
+bool canary_owns(void* core, const void* p, metadata::owned_block* out) noexcept {
+    auto& c = *static_cast<canary_core*>(core);
+    if (c.shape.threads == threading::unchecked && !c.thread.is_mine()) {
+        return false;
+    }
+    metadata::block_entry e;
+    if (!c.blocks.find(p, e) || !e.live) {
+        return false;
+    }
+    *out = {.block = metadata::describe(e), .allocated = e.allocated};
+    return true;
+}
+
+}  // namespace
+
+canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary_options& o, const policy& p,
+                               const std::pmr::memory_resource* owner, trace_id born) {
+    metadata::arena* const shared = metadata::process_arena();
+    void* const place = shared != nullptr ? shared->allocate(sizeof(canary_core)) : nullptr;
+    if (place == nullptr) {
+        throw std::bad_alloc();
+    }
+    auto* const core = ::new (place) canary_core;
+    core->upstream = upstream;
+    core->shape = canary_shape_of(p);
+    core->alloc_frames = p.alloc_frames;
+    core->free_frames = p.free_frames;
+    core->guard_bytes = core->shape.guards ? p.guard_bytes : 0;
+    core->guard = canary_pattern::guard(key_of(o.fill_seed, 1));
+    if (o.fill_seed == 0) {
+        core->fresh = canary_pattern::constant(fresh_byte);
+        core->freed = canary_pattern::constant(freed_byte);
+    } else {
+        core->fresh = canary_pattern::random(key_of(o.fill_seed, 2));
+        core->freed = canary_pattern::random(key_of(o.fill_seed, 3));
+    }
+    core->errors.handler.store(o.handler, std::memory_order_relaxed);
+    if (core->shape.checks) {
+        const unsigned shards = core->shape.threads == threading::synchronized ? metadata::block_table::max_shards : 1;
+        if (!core->memory.open(records_reserve) || !core->blocks.open(core->memory, shards, o.freed_records)) {
+            core->memory.close();
+            core->~canary_core();
+            shared->free(place, sizeof(canary_core));
+            throw std::bad_alloc();
+        }
+        core->quarantine.open(core->memory, o.quarantine_bytes);
+    }
+    core->self = metadata::register_resource(metadata::resource_kind::canary, type_name, o.name, owner, upstream, core,
+                                             born, core->shape.checks ? canary_owns : nullptr);
+    return core;
+}
+
+void canary_core::destroy() noexcept {
+    memory.close();
+    this->~canary_core();
+    metadata::process_arena()->free(this, sizeof(canary_core));
+}
+
+// ---- allocate ------------------------------------------------------------------------------------------------------
+
+void canary_core::refuse_request(std::size_t bytes, std::size_t alignment) {
+    usage.fail();
+    if (shape.checks && !std::has_single_bit(alignment)) {
+        reports().request(error_kind::bad_alignment, nullptr, bytes, alignment);
+    }
+    throw std::bad_alloc();
+}
+
+void canary_core::refuse_memory(void* base, const canary_layout& at, std::size_t bytes, std::size_t alignment) {
+    usage.fail();
+    if (shape.checks) {
+        reports().request(base == nullptr ? error_kind::upstream_null : error_kind::upstream_misaligned, base, bytes,
+                          alignment);
+    }
+    if (base != nullptr) {
+        upstream->deallocate(base, at.total, alignment);
+    }
+    throw std::bad_alloc();
+}
+
+void canary_core::refuse_record(table_outcome why, std::byte* p, const canary_layout& at, std::size_t bytes,
+                                std::size_t alignment) {
+    usage.fail();
+    if (why == table_outcome::occupied) {
+        // It belongs to the block that is there: giving it back would free that.
+        metadata::block_entry existing;
+        blocks.find(p, existing);
+        reports().block(error_kind::upstream_overlap, p, existing, bytes, alignment);
+    } else {
+        upstream->deallocate(p - at.front, at.total, alignment);
+    }
+    throw std::bad_alloc();
+}
+
+// ---- deallocate ----------------------------------------------------------------------------------------------------
+
+void canary_core::refuse_pointer(table_outcome why, void* p, metadata::block_entry& known, std::size_t bytes,
+                                 std::size_t alignment) noexcept {
+    if (why == table_outcome::unknown && p != nullptr && quarantine.find(p, known)) {
+        why = table_outcome::freed;  // so long ago that the table forgot
+    }
+    reports().bad_pointer(why, p, known, bytes, alignment);
+}
+
+void canary_core::keep_overrun(const retired_block& b) noexcept {
+    // Examined before it is kept, as whoever drains the quarantine gives it back.
+    const canary_damage before = front_damage(b.block);
+    const canary_damage behind = back_damage(b.block);
+    quarantine.keep(b);
+    report_damage(error_kind::underrun, b.block, before);
+    report_damage(error_kind::overrun, b.block, behind);
+}
+
+void canary_core::retire(const retired_block& b) noexcept {
+    using outcome = canary_quarantine::outcome;
+    if (!quarantine.takes(b.bytes)) {
+        give_back(b);
+        return;
+    }
+    retired_block oldest;
+    outcome o = quarantine.put(b, oldest);
+    if (o == outcome::no_memory) {
+        give_back(b);
+        return;
+    }
+    while (o != outcome::done) {
+        release(oldest);
+        o = o == outcome::more ? quarantine.take_excess(oldest) : outcome::done;
+    }
+}
+
+void canary_core::release(const retired_block& b) noexcept {
+    const canary_layout at = layout(b.block.size, b.block.alignment);
+    const std::byte* const p = start(b.block);
+    const bool whole =
+        !shape.guards || (guard.intact(p - at.front, at.front) && guard.intact(p + b.block.size, at.back));
+    if (whole && (!shape.fill || freed.intact(p, b.block.size))) [[likely]] {
+        give_back(b);
+        return;
+    }
+    const canary_damage d = retired_damage(b);
+    quarantine.keep(b);
+    report_damage(error_kind::write_after_free, b.block, d);
+}
+
+void canary_core::give_back(const retired_block& b) noexcept {
+    const canary_layout at = layout(b.block.size, b.block.alignment);
+    let_go(at.total);
+    upstream->deallocate(start(b.block) - at.front, at.total, b.block.alignment);
+}
+
+void canary_core::drain() noexcept {
+    for (retired_block b; quarantine.take_any(b);) {
+        give_back(b);
+    }
+}
+
+// ---- damage --------------------------------------------------------------------------------------------------------
+
+canary_damage canary_core::front_damage(const metadata::block_entry& e) const noexcept {
+    const std::size_t front = layout(e.size, e.alignment).front;
+    return guard.examine(start(e) - front, front);
+}
+
+canary_damage canary_core::back_damage(const metadata::block_entry& e) const noexcept {
+    return guard.examine(start(e) + e.size, layout(e.size, e.alignment).back);
+}
+
+canary_damage canary_core::retired_damage(const retired_block& b) const noexcept {
+    canary_damage d = front_damage(b.block);
+    if (shape.fill) {
+        d.append(freed.examine(start(b.block), b.block.size));
+    }
+    d.append(back_damage(b.block));
+    return d;
+}
+
+void canary_core::report_damage(error_kind kind, const metadata::block_entry& e, const canary_damage& d) noexcept {
+    if (d.first == nullptr) {
+        return;
+    }
+    report r;
+    r.kind = kind;
+    r.resource = metadata::describe(self);
+    r.block = metadata::describe(e);
+    r.allocated = e.allocated;
+    r.freed = e.freed;
+    r.first_bad = d.first;
+    r.bad_bytes = d.bytes;
+    r.bad_value = d.found;
+    r.expected_value = d.expected;
+    raise(errors, r);
+}
+
+std::size_t canary_core::check_live() noexcept {
+    struct finding {
+        metadata::block_entry block;
+        canary_damage before;
+        canary_damage behind;
+    };
+    const auto is_damaged = [this](const metadata::block_entry& e) noexcept {
+        const canary_layout at = layout(e.size, e.alignment);
+        return !guard.intact(start(e) - at.front, at.front) || !guard.intact(start(e) + e.size, at.back);
+    };
+    // Under the table's locks no block can be freed, but nothing can be reported either: count, make room, note down.
+    std::size_t count = 0;
+    blocks.for_each_live([&](const metadata::block_entry& e) noexcept { count += is_damaged(e) ? 1U : 0U; });
+    if (count == 0) {
+        return 0;
+    }
+    finding few[16];
+    const std::size_t room_bytes = count * sizeof(finding);
+    auto* const room = count > std::size(few) ? static_cast<finding*>(memory.allocate(room_bytes)) : nullptr;
+    finding* const found = room != nullptr ? room : few;
+    const std::size_t most = room != nullptr ? count : std::size(few);
+    std::size_t n = 0;
+    blocks.for_each_live([&](const metadata::block_entry& e) noexcept {
+        if (n != most && is_damaged(e)) {
+            found[n++] = {.block = e, .before = front_damage(e), .behind = back_damage(e)};
+        }
+    });
+    std::sort(found, found + n, [](const finding& a, const finding& b) { return a.block.serial < b.block.serial; });
+    for (std::size_t i = 0; i < n; ++i) {
+        report_damage(error_kind::underrun, found[i].block, found[i].before);
+        report_damage(error_kind::overrun, found[i].block, found[i].behind);
+    }
+    if (room != nullptr) {
+        memory.free(room, room_bytes);
+    }
+    return count;
+}
+
+std::size_t canary_core::check_waiting() noexcept {
+    canary_quarantine::finding found[canary_quarantine::batch];
+    std::size_t count = 0;
+    for (std::uint64_t next = 0; next != canary_quarantine::end;) {
+        const std::size_t n =
+            quarantine.sweep(next, found, [this](const retired_block& b) noexcept { return retired_damage(b); });
+        for (std::size_t i = 0; i < n; ++i) {
+            report_damage(error_kind::write_after_free, found[i].block, found[i].damage);
+        }
+        count += n;
+    }
+    return count;
+}
+
+std::size_t canary_core::check() noexcept {
+    if (!shape.checks) {
+        return 0;
+    }
+    return (shape.guards ? check_live() : 0) + (shape.waits ? check_waiting() : 0);
+}
+
+}  // namespace pmr_debug::detail

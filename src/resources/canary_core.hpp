@@ -1,0 +1,127 @@
+#pragma once
+
+// State of a canary resource, floor 4. It sits in private pages.
+
+#include "metadata/arena.hpp"
+#include "metadata/block_table.hpp"
+#include "metadata/registry.hpp"
+#include "os/brief_lock.hpp"
+#include "report/dispatch.hpp"
+#include "resources/block_reports.hpp"
+#include "resources/canary_pattern.hpp"
+#include "resources/canary_quarantine.hpp"
+#include "resources/thread_binding.hpp"
+#include "resources/usage.hpp"
+
+#include <pmr_debug/canary_resource.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory_resource>
+
+namespace pmr_debug::detail {
+
+/// How a block lies in what the upstream gave.
+struct canary_layout {
+    std::size_t front = 0;  ///< bytes before the block
+    std::size_t back = 0;   ///< bytes behind it
+    std::size_t total = 0;  ///< what the upstream is asked for; at least 1, so that each block has an address
+};
+
+struct canary_core {
+    // Read by every call, written never.
+    std::pmr::memory_resource* upstream = nullptr;
+    canary_shape shape;
+    unsigned alloc_frames = 0;
+    unsigned free_frames = 0;
+    std::size_t guard_bytes = 0;
+    canary_pattern guard;
+    canary_pattern fresh;
+    canary_pattern freed;
+    metadata::block_table blocks;
+    metadata::resource_record* self = nullptr;
+    metadata::arena memory;
+    error_tally errors;
+
+    alignas(64) usage_counters usage;
+    std::atomic<std::size_t> held{0};  ///< bytes of the upstream's
+
+    alignas(64) canary_quarantine quarantine;
+    alignas(64) thread_binding thread;
+
+    [[nodiscard]] block_reporter reports() noexcept { return {.errors = errors, .self = self, .blocks = blocks}; }
+
+    /// Preconditions: guard_bytes, size and alignment add up, see is_possible().
+    [[nodiscard]] canary_layout layout(std::size_t bytes, std::size_t alignment) const noexcept {
+        if (guard_bytes == 0) {
+            return {.total = bytes != 0 ? bytes : 1};
+        }
+        const std::size_t front = (guard_bytes + alignment - 1) & ~(alignment - 1);
+        const std::size_t back = guard_bytes + ((8 - (bytes & 7U)) & 7U);
+        return {.front = front, .back = back, .total = front + bytes + back};
+    }
+
+    /// True if the request is one that layout() can answer without overflow. Not every upstream can be trusted to
+    /// notice sums that cannot be.
+    [[nodiscard]] bool is_possible(std::size_t bytes, std::size_t alignment) const noexcept {
+        constexpr std::size_t most = SIZE_MAX / 2;  // PTRDIFF_MAX
+        if ((alignment & (alignment - 1)) != 0 || alignment == 0 || bytes > most || alignment > most - bytes) {
+            return false;
+        }
+        // The front is below guard_bytes + alignment, the back below guard_bytes + 8.
+        return 2 * guard_bytes + 8 <= most - bytes - alignment;
+    }
+
+    void hold(std::size_t bytes) noexcept { add_to_held(bytes); }
+    void let_go(std::size_t bytes) noexcept { add_to_held(std::size_t{0} - bytes); }
+
+    /// The block's first byte, to write to.
+    [[nodiscard]] static std::byte* start(const metadata::block_entry& e) noexcept {
+        return static_cast<std::byte*>(const_cast<void*>(e.address));
+    }
+
+    /// Effects: makes a core in private pages and registers it. Throws: std::bad_alloc if there are none.
+    static canary_core* make(std::pmr::memory_resource* upstream, const canary_options& o, const policy& p,
+                             const std::pmr::memory_resource* owner, trace_id born);
+    void destroy() noexcept;
+
+    // The slow ends of allocate.
+    [[noreturn]] void refuse_request(std::size_t bytes, std::size_t alignment);
+    [[noreturn]] void refuse_memory(void* base, const canary_layout& at, std::size_t bytes, std::size_t alignment);
+    [[noreturn]] void refuse_record(metadata::block_table::outcome why, std::byte* p, const canary_layout& at,
+                                    std::size_t bytes, std::size_t alignment);
+
+    // The slow ends of deallocate.
+    void refuse_pointer(metadata::block_table::outcome why, void* p, metadata::block_entry& known, std::size_t bytes,
+                        std::size_t alignment) noexcept;
+    /// Effects: reports which guards of a block just freed are damaged, and keeps it.
+    void keep_overrun(const retired_block& b) noexcept;
+
+    /// Effects: puts a freed block in quarantine, and gives back what that pushes out.
+    void retire(const retired_block& b) noexcept;
+    void give_back(const retired_block& b) noexcept;
+
+    /// Effects: as canary_resource_base::check says.
+    std::size_t check() noexcept;
+    /// Effects: gives all freed blocks back, damaged ones included.
+    void drain() noexcept;
+
+private:
+    void add_to_held(std::size_t bytes) noexcept {
+        if (os::single_threaded()) {
+            held.store(held.load(std::memory_order_relaxed) + bytes, std::memory_order_relaxed);
+        } else {
+            held.fetch_add(bytes, std::memory_order_relaxed);
+        }
+    }
+    [[nodiscard]] canary_damage front_damage(const metadata::block_entry& e) const noexcept;
+    [[nodiscard]] canary_damage back_damage(const metadata::block_entry& e) const noexcept;
+    [[nodiscard]] canary_damage retired_damage(const retired_block& b) const noexcept;
+    void report_damage(error_kind kind, const metadata::block_entry& e, const canary_damage& d) noexcept;
+    void release(const retired_block& b) noexcept;
+    std::size_t check_live() noexcept;
+    std::size_t check_waiting() noexcept;
+};
+
+}  // namespace pmr_debug::detail

@@ -1,0 +1,124 @@
+#include "resources/canary_quarantine.hpp"
+
+namespace pmr_debug::detail {
+
+namespace {
+
+constexpr std::size_t first_items = 64;
+
+constexpr std::size_t charge(const retired_block& b) noexcept {
+    return b.bytes + sizeof(retired_block);
+}
+
+}  // namespace
+
+bool retired_queue::push(metadata::arena& memory, const retired_block& b) noexcept {
+    const std::uint64_t room = items_ != nullptr ? mask_ + 1 : 0;
+    if (tail_ - head_ == room) {
+        const std::uint64_t count = room != 0 ? room * 2 : first_items;
+        auto* const fresh = static_cast<retired_block*>(memory.allocate(count * sizeof(retired_block)));
+        if (fresh == nullptr) {
+            return false;
+        }
+        for (std::uint64_t i = head_; i != tail_; ++i) {
+            fresh[i & (count - 1)] = items_[i & mask_];
+        }
+        if (items_ != nullptr) {
+            memory.free(items_, room * sizeof(retired_block));
+        }
+        items_ = fresh;
+        mask_ = count - 1;
+    }
+    items_[tail_++ & mask_] = b;
+    return true;
+}
+
+void canary_quarantine::leave_held(const retired_block& b) noexcept {
+    charged_ -= charge(b);
+    totals_.bytes -= b.bytes;
+    --totals_.blocks;
+}
+
+void canary_quarantine::keep_held(const retired_block& b) noexcept {
+    // Without memory for the record the block is never given back, which is right, too.
+    (void)damaged_.push(*memory_, b);
+    ++totals_.damaged_blocks;
+    totals_.damaged_bytes += b.bytes;
+}
+
+canary_quarantine::outcome canary_quarantine::take_excess_held(retired_block& oldest) noexcept {
+    while (charged_ > limit_ && !waiting_.empty()) {
+        oldest = waiting_.pop();
+        if (oldest.block.address == nullptr) {
+            continue;
+        }
+        leave_held(oldest);
+        if (!waiting_.empty()) {
+            // By the time it is that one's turn, it is in the cache.
+            const auto* const next = static_cast<const std::byte*>(waiting_.at(waiting_.head()).block.address);
+            __builtin_prefetch(next - 16);
+            __builtin_prefetch(next + 48);
+        }
+        return charged_ > limit_ ? outcome::more : outcome::leaves;
+    }
+    return outcome::done;
+}
+
+canary_quarantine::outcome canary_quarantine::put(const retired_block& b, retired_block& oldest) noexcept {
+    const os::brief_hold<true> hold(lock_);
+    if (!waiting_.push(*memory_, b)) {
+        return outcome::no_memory;
+    }
+    charged_ += charge(b);
+    totals_.bytes += b.bytes;
+    ++totals_.blocks;
+    return take_excess_held(oldest);
+}
+
+canary_quarantine::outcome canary_quarantine::take_excess(retired_block& oldest) noexcept {
+    const os::brief_hold<true> hold(lock_);
+    return take_excess_held(oldest);
+}
+
+bool canary_quarantine::take_any(retired_block& b) noexcept {
+    const os::brief_hold<true> hold(lock_);
+    while (!waiting_.empty()) {
+        b = waiting_.pop();
+        if (b.block.address != nullptr) {
+            leave_held(b);
+            return true;
+        }
+    }
+    if (damaged_.empty()) {
+        return false;
+    }
+    b = damaged_.pop();
+    --totals_.damaged_blocks;
+    totals_.damaged_bytes -= b.bytes;
+    return true;
+}
+
+void canary_quarantine::keep(const retired_block& b) noexcept {
+    const os::brief_hold<true> hold(lock_);
+    keep_held(b);
+}
+
+bool canary_quarantine::find(const void* p, metadata::block_entry& found) noexcept {
+    const os::brief_hold<true> hold(lock_);
+    for (retired_queue* const q : {&waiting_, &damaged_}) {
+        for (std::uint64_t i = q->head(); i != q->tail(); ++i) {
+            if (q->at(i).block.address == p) {
+                found = q->at(i).block;
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+quarantine_statistics canary_quarantine::totals() noexcept {
+    const os::brief_hold<true> hold(lock_);
+    return totals_;
+}
+
+}  // namespace pmr_debug::detail
