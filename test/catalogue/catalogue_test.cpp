@@ -1,0 +1,193 @@
+// Every line of the catalogue: the planted bugs are reported with the kinds, the facts and the traces that the line
+// asks for, and nothing else is; the corrected twins are silent.
+
+#include "catalogue.hpp"
+#include "child.hpp"
+
+#include "support/trace_contains.hpp"
+
+#include <pmr_debug/collecting_handler.hpp>
+
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <cstring>
+#include <new>
+#include <string>
+#include <string_view>
+
+namespace {
+
+using catalogue::bug;
+using catalogue::ending;
+using catalogue::finding;
+
+class listening {
+public:
+    explicit listening(pmr_debug::report_handler& h) : before_(&pmr_debug::set_default_report_handler(&h)) {}
+    ~listening() { pmr_debug::set_default_report_handler(before_); }
+    listening(const listening&) = delete;
+    listening& operator=(const listening&) = delete;
+
+private:
+    pmr_debug::report_handler* before_;
+};
+
+std::string all_of(const pmr_debug::collecting_handler& errors) {
+    std::string text;
+    for (std::size_t i = 0; i < errors.size(); ++i) {
+        text.append(errors[i].text).append("\n");
+    }
+    return text;
+}
+
+// ---- one finding ----------------------------------------------------------------------------------------------------
+
+void expect_trace(pmr_debug::trace_id id, const char* function, const char* which) {
+    if (function != nullptr) {
+        EXPECT_TRUE(test_support::trace_contains(id, function)) << "the trace '" << which << "' lacks " << function;
+    }
+}
+
+void expect_number(std::size_t is, std::size_t wanted, const char* which) {
+    if (wanted != catalogue::any) {
+        EXPECT_EQ(is, wanted) << which;
+    }
+}
+
+void expect_offset(const void* p, const pmr_debug::block_info& block, std::ptrdiff_t wanted, const char* which) {
+    if (wanted != -1) {
+        EXPECT_EQ(static_cast<const char*>(p) - static_cast<const char*>(block.address), wanted) << which;
+    }
+}
+
+void expect_name(std::string_view is, const char* wanted, const char* which) {
+    if (wanted != nullptr) {
+        EXPECT_EQ(is, wanted) << which;
+    }
+}
+
+void expect_finding(const pmr_debug::collecting_handler::entry& e, const finding& f) {
+    const pmr_debug::report& r = e.facts;
+    SCOPED_TRACE(std::string(e.text));
+    EXPECT_EQ(pmr_debug::to_string(r.kind), pmr_debug::to_string(f.kind));
+    expect_name(r.resource.name, f.resource, "resource");
+    expect_name(r.owner.name, f.owner, "owner");
+
+    const bool leak = !r.leaks.empty();
+    expect_number(leak ? r.leaked_bytes : r.block.size, f.size, "size");
+    expect_number(r.given_size, f.given_size, "given size");
+    expect_number(r.block.alignment, f.alignment, "alignment");
+    expect_number(r.given_alignment, f.given_alignment, "given alignment");
+    expect_number(r.leaked_blocks, f.blocks, "leaked blocks");
+    expect_offset(r.pointer, r.block, f.offset, "offset of the pointer");
+    expect_offset(r.first_bad, r.block, f.bad_offset, "offset of the damage");
+
+    expect_trace(r.here, f.here, "here");
+    expect_trace(leak ? r.leaks.front().allocated : r.allocated, f.allocated, "allocated");
+    expect_trace(r.freed, f.freed, "freed");
+    expect_trace(r.other, f.other, "other");
+    expect_trace(r.resource.born, f.born, "born");
+    expect_trace(r.resource.died, f.died, "died");
+    if (f.text != nullptr) {
+        EXPECT_NE(e.text.find(f.text), std::string_view::npos) << "no '" << f.text << "'";
+    }
+}
+
+// ---- in this process ------------------------------------------------------------------------------------------------
+
+/// Returns: whether it ended by std::bad_alloc.
+bool run(const bug& b, bool planted) {
+    try {
+        b.run(planted);
+    } catch (const std::bad_alloc&) {
+        return true;
+    }
+    return false;
+}
+
+void expect_planted_here(const bug& b) {
+    pmr_debug::collecting_handler errors;
+    const listening to(errors);
+    EXPECT_EQ(run(b, true), b.end == ending::throws) << "std::bad_alloc";
+    ASSERT_EQ(errors.count(), b.findings.size()) << all_of(errors);
+    for (std::size_t i = 0; i < b.findings.size(); ++i) {
+        expect_finding(errors[i], b.findings[i]);
+    }
+}
+
+void expect_silent_twin(const bug& b) {
+    pmr_debug::collecting_handler errors;
+    const listening to(errors);
+    EXPECT_FALSE(run(b, false)) << "std::bad_alloc";
+    EXPECT_EQ(errors.count(), 0U) << all_of(errors);
+}
+
+// ---- in a child, which does not survive -----------------------------------------------------------------------------
+
+void expect_planted_in_a_child(const bug& b) {
+    const catalogue::child_end end = catalogue::run_in_child(
+        [](const void* context) { static_cast<const bug*>(context)->run(true); }, &b, /*capture=*/true);
+    EXPECT_TRUE(end.signalled) << "exit status " << end.number;
+    if (b.end == ending::aborts) {
+        EXPECT_STREQ(::strsignal(end.number), ::strsignal(SIGABRT));
+    } else {
+        EXPECT_TRUE(end.number == SIGSEGV || end.number == SIGBUS) << ::strsignal(end.number);
+    }
+    SCOPED_TRACE(end.output);
+    for (const finding& f : b.findings) {
+        const std::string headline = "pmr_debug: " + std::string(pmr_debug::to_string(f.kind)) + ": ";
+        EXPECT_NE(end.output.find(headline), std::string::npos) << "no '" << headline << "'";
+        for (const char* const words : {f.resource, f.owner, f.here, f.allocated, f.freed, f.other, f.text}) {
+            if (words != nullptr) {
+                EXPECT_NE(end.output.find(words), std::string::npos) << "no '" << words << "'";
+            }
+        }
+    }
+}
+
+// ---- one test a line ------------------------------------------------------------------------------------------------
+
+class CatalogueLine : public testing::TestWithParam<const catalogue::line*> {};
+
+TEST_P(CatalogueLine, IsReportedAndItsCorrectedTwinIsNot) {
+    for (const bug* const b : catalogue::bugs_of(GetParam()->id)) {
+        SCOPED_TRACE(std::string("line ") + b->line + ", " + b->name);
+        expect_silent_twin(*b);
+        if (b->end == ending::returns || b->end == ending::throws) {
+            expect_planted_here(*b);
+        } else {
+            expect_planted_in_a_child(*b);
+        }
+    }
+}
+
+std::vector<const catalogue::line*> lines_with_bugs() {
+    std::vector<const catalogue::line*> with;
+    for (const catalogue::line& l : catalogue::lines()) {
+        if (!catalogue::bugs_of(l.id).empty()) {
+            with.push_back(&l);
+        }
+    }
+    return with;
+}
+
+std::string name_of(const testing::TestParamInfo<const catalogue::line*>& line) {
+    const std::string id = line.param->id;
+    return "line_" + (id.size() == 1 && id[0] <= '9' ? "0" + id : id);
+}
+
+INSTANTIATE_TEST_SUITE_P(Catalogue, CatalogueLine, testing::ValuesIn(lines_with_bugs()), name_of);
+
+// A bug under a line that does not exist would not be run by any test.
+TEST(Catalogue, EveryBugStandsUnderALine) {
+    for (const bug& b : catalogue::bugs()) {
+        std::size_t found = 0;
+        for (const catalogue::line& l : catalogue::lines()) {
+            found += std::string_view(l.id) == b.line ? 1 : 0;
+        }
+        EXPECT_EQ(found, 1U) << b.line << " " << b.name;
+    }
+}
+
+}  // namespace
