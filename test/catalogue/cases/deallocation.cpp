@@ -144,10 +144,10 @@ public:
 private:
     static constexpr std::size_t header = 16;
 
-    void* do_allocate(std::size_t bytes, std::size_t) override {
+    CATALOGUE_NOINLINE void* do_allocate(std::size_t bytes, std::size_t) override {
         return static_cast<std::byte*>(upstream_.allocate(header + bytes, header)) + header;
     }
-    void do_deallocate(void* p, std::size_t bytes, std::size_t) override {
+    CATALOGUE_NOINLINE void do_deallocate(void* p, std::size_t bytes, std::size_t) override {
         upstream_.deallocate(static_cast<std::byte*>(p) - header, forgets_ ? bytes : header + bytes, header);
     }
     bool do_is_equal(const memory_resource& other) const noexcept override { return this == &other; }
@@ -165,8 +165,10 @@ private:
     [[nodiscard]] std::pmr::memory_resource& target() const {
         return asks_each_time_ ? *std::pmr::get_default_resource() : *first_;
     }
-    void* do_allocate(std::size_t bytes, std::size_t alignment) override { return target().allocate(bytes, alignment); }
-    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
+    CATALOGUE_NOINLINE void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+        return target().allocate(bytes, alignment);
+    }
+    CATALOGUE_NOINLINE void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
         target().deallocate(p, bytes, alignment);
     }
     bool do_is_equal(const memory_resource& other) const noexcept override { return this == &other; }

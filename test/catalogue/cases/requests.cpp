@@ -110,11 +110,11 @@ class owning_arena final : public std::pmr::memory_resource {
 public:
     static constexpr std::size_t size = 256;
 
-    explicit owning_arena(std::pmr::memory_resource& upstream)
+    CATALOGUE_NOINLINE explicit owning_arena(std::pmr::memory_resource& upstream)
         : upstream_(&upstream), buffer_(static_cast<std::byte*>(upstream.allocate(size, 16))) {}
     owning_arena(const owning_arena&) = default;
     owning_arena& operator=(const owning_arena&) = default;
-    ~owning_arena() override { upstream_->deallocate(buffer_, size, 16); }
+    CATALOGUE_NOINLINE ~owning_arena() override { upstream_->deallocate(buffer_, size, 16); }
 
 private:
     void* do_allocate(std::size_t bytes, std::size_t) override {
