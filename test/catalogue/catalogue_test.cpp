@@ -179,15 +179,4 @@ std::string name_of(const testing::TestParamInfo<const catalogue::line*>& line) 
 
 INSTANTIATE_TEST_SUITE_P(Catalogue, CatalogueLine, testing::ValuesIn(lines_with_bugs()), name_of);
 
-// A bug under a line that does not exist would not be run by any test.
-TEST(Catalogue, EveryBugStandsUnderALine) {
-    for (const bug& b : catalogue::bugs()) {
-        std::size_t found = 0;
-        for (const catalogue::line& l : catalogue::lines()) {
-            found += std::string_view(l.id) == b.line ? 1 : 0;
-        }
-        EXPECT_EQ(found, 1U) << b.line << " " << b.name;
-    }
-}
-
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include "catalogue.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
@@ -29,6 +30,15 @@ The first three columns say who reports the bug without this library, at -O0: A 
 UndefinedBehaviorSanitizer and LeakSanitizer, V = Valgrind's Memcheck, D = `_GLIBCXX_DEBUG`; x reported, ! a bare crash, empty
 silent. "pool" and "arena" stand for any resource of that kind.
 )";
+
+/// A bug under a line that does not exist would stand nowhere, and be run by no test.
+bool every_bug_has_a_line() {
+    const auto lines = catalogue::lines();
+    return std::all_of(catalogue::bugs().begin(), catalogue::bugs().end(), [lines](const bug& b) {
+        return std::any_of(lines.begin(), lines.end(),
+                           [&b](const line& l) { return std::string_view(l.id) == b.line; });
+    });
+}
 
 std::string mark(char c) {
     return c == ' ' ? "" : std::string(1, c);
@@ -104,6 +114,10 @@ int main(int argc, char** argv) {
     if (argc != 2 && !check) {
         std::cerr << "usage: catalogue_table [--check] <file>\n";
         return 2;
+    }
+    if (!every_bug_has_a_line()) {
+        std::cerr << "a bug stands under a line that is not in the catalogue\n";
+        return EXIT_FAILURE;
     }
     const char* const file = argv[argc - 1];
     const std::string wanted = page();
