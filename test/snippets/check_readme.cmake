@@ -1,5 +1,6 @@
 # The README's first block of C++ is examples/readme_example.cpp, word for word. If PROGRAM, its build, is there: the block
-# that follows in the README is what it prints, but for addresses and for frames of the standard library, which differ from one to the next.
+# that follows in the README is what it prints, but for addresses, for where the project lies, and for frames of the
+# standard library, which differ from one to the next.
 
 include("${ROOT}/cmake/extract_snippets.cmake")
 
@@ -20,6 +21,7 @@ foreach(text IN ITEMS shown printed)
     string(REGEX REPLACE "0x[0-9a-f]+" "0x" ${text} "${${text}}")
     string(REGEX REPLACE "\n    #[^\n]*(/c[+][+]/|__libc_start|_start )[^\n]*" "" ${text} "${${text}}")
     string(REGEX REPLACE "\n    #[0-9]+" "\n    #" ${text} "${${text}}")
+    string(REGEX REPLACE "  [^ \n]*/(examples/readme_example)" "  \\1" ${text} "${${text}}")
     string(STRIP "${${text}}" ${text})
 endforeach()
 if(NOT shown STREQUAL printed)
