@@ -4,9 +4,14 @@
 /// Everything, for those who do not mind.
 
 #include <pmr_debug/canary_resource.hpp>
+#include <pmr_debug/chain.hpp>
 #include <pmr_debug/collecting_handler.hpp>
+#include <pmr_debug/failing_resource.hpp>
 #include <pmr_debug/fault_handler.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
+#include <pmr_debug/immortal_proxy.hpp>
+#include <pmr_debug/limit_resource.hpp>
+#include <pmr_debug/logging_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
 #include <pmr_debug/policy.hpp>
 #include <pmr_debug/report.hpp>

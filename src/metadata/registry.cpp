@@ -82,10 +82,21 @@ resource_record* take_record() noexcept {
     return r;
 }
 
+// With the lock held.
+resource_record* find_living(const void* address) noexcept {
+    for (resource_record* r = living.last; r != nullptr; r = r->before) {
+        if (r->address == address) {
+            return r;
+        }
+    }
+    return nullptr;
+}
+
 }  // namespace
 
 resource_record* register_resource(resource_kind kind, const char* type, std::string_view name, const void* address,
-                                   const void* upstream, void* core, trace_id born, owns_function owns) noexcept {
+                                   const void* upstream, void* core, trace_id born, owns_function owns,
+                                   stats_function stats) noexcept {
     const std::scoped_lock hold(guard);
     resource_record* const r = take_record();
     if (r == nullptr) {
@@ -97,6 +108,8 @@ resource_record* register_resource(resource_kind kind, const char* type, std::st
     r->core = core;
     r->owns = owns;
     r->describe_address.store(nullptr, std::memory_order_relaxed);
+
+    r->stats = stats;
     r->kind = kind;
     r->born = born;
     r->died = trace_id::none;
@@ -127,19 +140,46 @@ void unregister_resource(resource_record* r, trace_id died) noexcept {
     r->died = died;
     r->core = nullptr;
     r->owns = nullptr;
+    r->stats = nullptr;
     unlink_half(living, r);
     append_half(dead, r);
     r->alive.store(false, std::memory_order_release);
 }
 
+void change_upstream(resource_record* r, const void* upstream) noexcept {
+    if (r != nullptr) {
+        const std::scoped_lock hold(guard);
+        r->upstream = upstream;
+    }
+}
+
+bool leads_to(const void* from, const void* address) noexcept {
+    const std::scoped_lock hold(guard);
+    // No chain is longer than there are resources, unless it is a circle that `address` is not part of.
+    for (std::size_t steps = 0; from != nullptr && steps <= living.size; ++steps) {
+        if (from == address) {
+            return true;
+        }
+        const resource_record* const r = find_living(from);
+        from = r != nullptr ? r->upstream : nullptr;
+    }
+    return false;
+}
+
+chain_link link_at(const void* address) noexcept {
+    const std::scoped_lock hold(guard);
+    const resource_record* const r = find_living(address);
+    chain_link link;
+    link.resource.address = address;
+    if (r != nullptr) {
+        link = {.resource = describe(r), .upstream = r->upstream, .stats = r->stats};
+    }
+    return link;
+}
+
 resource_record* find_resource(const void* address) noexcept {
     const std::scoped_lock hold(guard);
-    for (resource_record* r = living.last; r != nullptr; r = r->before) {
-        if (r->address == address) {
-            return r;
-        }
-    }
-    return nullptr;
+    return find_living(address);
 }
 
 resource_record* find_dead_resource(const void* address) noexcept {

@@ -4,6 +4,7 @@
 // block it does not know itself.
 
 #include <pmr_debug/report.hpp>
+#include <pmr_debug/statistics.hpp>
 
 #include <atomic>
 #include <cstddef>
@@ -50,6 +51,9 @@ struct address_finding {
 /// user's and none that may be unmapped meanwhile.
 using describe_address_function = bool (*)(void* core, std::uintptr_t address, address_finding* out) noexcept;
 
+/// Asks a living resource, by its address, for its counters. Called without the registry's lock.
+using stats_function = statistics (*)(const void* address) noexcept;
+
 struct resource_record {
     std::uint64_t id = 0;
     const void* address = nullptr;  ///< the std::pmr::memory_resource subobject
@@ -57,6 +61,8 @@ struct resource_record {
     void* core = nullptr;  ///< state of the resource, whose type follows from `kind`; null once dead
     owns_function owns = nullptr;
     std::atomic<describe_address_function> describe_address{nullptr};  ///< null: the resource has none; null once dead
+
+    stats_function stats = nullptr;
     resource_kind kind = resource_kind::other;
     std::atomic<bool> alive{false};
     trace_id born = trace_id::none;
@@ -77,14 +83,31 @@ inline constexpr std::size_t dead_records_kept = 4096;
 
 /// Effects: adds a record. Returns: null if private memory is used up; the caller then goes unregistered.
 resource_record* register_resource(resource_kind kind, const char* type, std::string_view name, const void* address,
-                                   const void* upstream, void* core, trace_id born,
-                                   owns_function owns = nullptr) noexcept;
+                                   const void* upstream, void* core, trace_id born, owns_function owns = nullptr,
+                                   stats_function stats = nullptr) noexcept;
 
 /// Effects: sets the function that fault reports ask. Null \p r is allowed.
 void set_describe_address(resource_record* r, describe_address_function f) noexcept;
 
 /// Effects: marks \p r dead. Null is allowed. Once it returns, nobody looks at the core any more.
 void unregister_resource(resource_record* r, trace_id died) noexcept;
+
+/// Effects: notes that \p r has another upstream now. Null is allowed.
+void change_upstream(resource_record* r, const void* upstream) noexcept;
+
+/// True if \p address is met on the way from the resource at \p from down its upstreams, \p from included. Only living
+/// resources of this library are known to have upstreams.
+[[nodiscard]] bool leads_to(const void* from, const void* address) noexcept;
+
+/// One resource of a chain: a copy. `name` and `type` are those of resource_ref.
+struct chain_link {
+    resource_ref resource;  ///< id 0: none of this library's; only the address is known
+    const void* upstream = nullptr;
+    stats_function stats = nullptr;
+};
+
+/// Returns: what is known of the living resource at \p address.
+[[nodiscard]] chain_link link_at(const void* address) noexcept;
 
 /// Returns: the living resource at \p address (a std::pmr::memory_resource*), or null if it is none of this library's.
 /// Takes time in proportion to the living resources.

@@ -246,6 +246,15 @@ void write_headline(writer& out, const report& r) noexcept {
             break;
         case error_kind::out_of_order_rewind: out.text("a mark was rewound after an older one"); break;
         case error_kind::default_resource_used:
+            if (!r.has_given && r.pointer != nullptr) {
+                out.text("the default resource was changed and not restored, it is ");
+                if (r.owner.id != 0) {
+                    write_short_name(out, r.owner);
+                } else {
+                    out.address(r.pointer);
+                }
+                break;
+            }
             out.text("the default resource was used where it is forbidden");
             if (r.has_given) {
                 out.text(": ");

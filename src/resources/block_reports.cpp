@@ -97,7 +97,7 @@ void block_reporter::mismatch(const void* p, const metadata::block_entry& known,
     }
 }
 
-std::size_t block_reporter::leaks() const noexcept {
+std::size_t block_reporter::leaks(error_kind kind) const noexcept {
     leak_grouper groups;
     blocks.for_each_live([&](const metadata::block_entry& e) noexcept {
         groups.add(e.allocated, e.size, e.address, e.serial);  // refused: it counts into a group of its own
@@ -105,7 +105,7 @@ std::size_t block_reporter::leaks() const noexcept {
     const std::size_t count = groups.total_blocks();
     if (count != 0) {
         report r;
-        r.kind = error_kind::leak;
+        r.kind = kind;
         r.resource = metadata::describe(self);
         r.leaks = groups.finish();
         r.leaked_blocks = count;

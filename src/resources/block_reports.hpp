@@ -35,8 +35,8 @@ struct block_reporter {
     void mismatch(const void* p, const metadata::block_entry& known, std::size_t bytes,
                   std::size_t alignment) const noexcept;
 
-    /// Effects: raises one leak report about all live blocks, if there are any. Returns: how many.
-    std::size_t leaks() const noexcept;
+    /// Effects: raises one report, of leak or \p kind, about all live blocks, if there are any. Returns: how many.
+    std::size_t leaks(error_kind kind = error_kind::leak) const noexcept;
 };
 
 /// Effects: raises destroyed_resource about a call to the dead resource at \p address, to the default handler.

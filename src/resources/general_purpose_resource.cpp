@@ -1,6 +1,7 @@
 #include <pmr_debug/general_purpose_resource.hpp>
 
 #include "resources/block_reports.hpp"
+#include "resources/chain_check.hpp"
 #include "resources/general_purpose_core.hpp"
 #include "resources/general_purpose_engine.hpp"
 
@@ -104,14 +105,16 @@ general_purpose_resource_base::general_purpose_resource_base(std::pmr::memory_re
         detail::null_upstream(detail::type_name, o.name, born);
     }
     core_ = detail::make_core(upstream, o, p);
-    core_->record = metadata::register_resource(metadata::resource_kind::general_purpose, detail::type_name, o.name,
-                                                static_cast<std::pmr::memory_resource*>(this), upstream, core_, born,
-                                                detail::owns_block);
+    core_->record =
+        metadata::register_resource(metadata::resource_kind::general_purpose, detail::type_name, o.name,
+                                    static_cast<std::pmr::memory_resource*>(this), upstream, core_, born,
+                                    detail::owns_block, detail::stats_by_address<general_purpose_resource_base>);
     metadata::set_describe_address(core_->record, detail::describe_address);
     core_->options.name = core_->record != nullptr ? std::string_view(core_->record->name) : std::string_view();
     if (core_->gate != nullptr) {
         const writable_section leaves_it_protected(*core_);
     }
+    detail::report_cycle(core_->record, core_->tally);
 }
 
 general_purpose_resource_base::~general_purpose_resource_base() {

@@ -5,6 +5,7 @@
 #include "os/virtual_memory.hpp"
 #include "report/dispatch.hpp"
 #include "resources/block_reports.hpp"
+#include "resources/chain_check.hpp"
 #include "resources/usage.hpp"
 
 #include <pmr_debug/page_resource.hpp>
@@ -225,9 +226,9 @@ page_resource::page_resource(const options& o) : core_(nullptr) {
     }
     core->errors.handler.store(o.handler, std::memory_order_relaxed);
     core->limit_bytes = o.limit_bytes;
-    core->self = metadata::register_resource(metadata::resource_kind::page, type_name, o.name,
-                                             static_cast<std::pmr::memory_resource*>(this), nullptr, core,
-                                             capture_trace(frames_kept), detail::page_owns);
+    core->self = metadata::register_resource(
+        metadata::resource_kind::page, type_name, o.name, static_cast<std::pmr::memory_resource*>(this), nullptr, core,
+        capture_trace(frames_kept), detail::page_owns, detail::stats_by_address<page_resource>);
     core_ = core;
 }
 

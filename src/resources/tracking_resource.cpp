@@ -1,6 +1,7 @@
 #include <pmr_debug/tracking_resource.hpp>
 
 #include "metadata/arena.hpp"
+#include "resources/chain_check.hpp"
 #include "resources/tracking_core.hpp"
 #include "stack/capture.hpp"
 
@@ -66,7 +67,9 @@ tracking_core* tracking_core::make(std::pmr::memory_resource* upstream, const tr
         }
     }
     core->self = metadata::register_resource(metadata::resource_kind::tracking, type_name, o.name, owner, upstream,
-                                             core, born, core->shape.checks ? tracking_owns : nullptr);
+                                             core, born, core->shape.checks ? tracking_owns : nullptr,
+                                             stats_by_address<tracking_resource_base>);
+    report_cycle(core->self, core->errors);
     return core;
 }
 

@@ -39,6 +39,13 @@ public:
         --live_blocks_;
     }
 
+    /// Effects: counts a deallocation on the caller's word: without records, more may come back than went out.
+    void remove_at_most(std::size_t bytes) noexcept {
+        const os::brief_hold<true> hold(lock_);
+        live_bytes_ -= bytes < live_bytes_ ? bytes : live_bytes_;
+        live_blocks_ -= live_blocks_ != 0 ? 1 : 0;
+    }
+
     /// Effects: sets \p bytes aside, if the limits (0: none) allow them, until settle() or abandon().
     template <bool Locked>
     verdict reserve(std::size_t bytes, std::size_t limit_bytes, std::size_t limit_blocks) noexcept {

@@ -1,0 +1,52 @@
+#pragma once
+
+/// \file
+/// Writes a line for every call.
+///
+/// \verbatim
+///   "index": allocate 0x7f5b1c000010, 64 bytes, alignment 8, thread 1
+///   "index": deallocate 0x7f5b1c000010, 64 bytes, alignment 8, thread 1
+///   "index": allocate failed, 1099511627776 bytes, alignment 8, thread 1
+/// \endverbatim
+///
+/// \code
+///   pmr_debug::logging_resource log({.name = "index"});  // to standard error
+///   std::pmr::vector<int> v({1, 2, 3}, &log);
+/// \endcode
+
+#include <pmr_debug/detail/pass_through.hpp>
+
+#include <gsl/pointers>
+
+#include <cstddef>
+#include <memory_resource>
+#include <string_view>
+
+namespace pmr_debug {
+
+struct logging_options {
+    std::string_view name{};            ///< begins each line; copied
+    report_handler* handler = nullptr;  ///< null: the default handler
+    text_sink sink = nullptr;  ///< gets each line whole, in one call, its newline included; null: standard error
+    void* context = nullptr;   ///< handed to the sink
+};
+
+/// An allocation is logged after the upstream answered, a deallocation before the upstream gets it, so that in the log,
+/// too, an address is freed before it is handed out again. Nothing is allocated for it; the sink must not use the
+/// resource, and is called by several threads at once if they use it at once.
+/// Throws: std::bad_alloc, and what the upstream throws. Thread safety: synchronized.
+/// Reports: null_free, bad_alignment, upstream_null, upstream_misaligned, null_upstream, cycle, destroyed_resource.
+class logging_resource final : public detail::pass_through_base {
+public:
+    /// Upstream: std::pmr::new_delete_resource().
+    explicit logging_resource(const logging_options& o);
+    explicit logging_resource(std::pmr::memory_resource* upstream, const logging_options& o = {});
+    explicit logging_resource(gsl::not_null<std::pmr::memory_resource*> upstream, const logging_options& o = {})
+        : logging_resource(upstream.get(), o) {}
+
+private:
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override;
+    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override;
+};
+
+}  // namespace pmr_debug
