@@ -12,8 +12,8 @@
 ///
 /// \code
 ///   std::pmr::unsynchronized_pool_resource pool;
-///   pmr_debug::immortal_proxy proxy = pmr_debug::make_proxy(&pool, {.name = "pool"});  // declared behind, so ends
-///   before std::pmr::vector<int> v(proxy.resource());
+///   pmr_debug::immortal_proxy proxy = pmr_debug::make_proxy(&pool, {.name = "pool"});  // behind, so it ends first
+///   std::pmr::vector<int> v(proxy.resource());
 /// \endcode
 
 #include <pmr_debug/report.hpp>

@@ -108,7 +108,6 @@ resource_record* register_resource(resource_kind kind, const char* type, std::st
     r->core = core;
     r->owns = owns;
     r->describe_address.store(nullptr, std::memory_order_relaxed);
-
     r->stats = stats;
     r->kind = kind;
     r->born = born;

@@ -61,7 +61,6 @@ struct resource_record {
     void* core = nullptr;  ///< state of the resource, whose type follows from `kind`; null once dead
     owns_function owns = nullptr;
     std::atomic<describe_address_function> describe_address{nullptr};  ///< null: the resource has none; null once dead
-
     stats_function stats = nullptr;
     resource_kind kind = resource_kind::other;
     std::atomic<bool> alive{false};

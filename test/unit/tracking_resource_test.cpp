@@ -759,12 +759,13 @@ TEST_F(tracking, a_deep_and_a_wide_tree_are_drawn_whole) {
     }
 }
 
-TEST_F(tracking, an_address_used_again_makes_no_circle) {
+TEST_F(tracking, an_address_used_again_makes_no_circle_of_the_tree) {
     alignas(tracking_resource) unsigned char place[sizeof(tracking_resource)];
     auto* const a = ::new (place) tracking_resource(tracking_options{.name = "a"});
     tracking_resource c(a, {.name = "c"});
     a->~basic_tracking_resource();
-    auto* const b = ::new (place) tracking_resource(&c, {.name = "b"});
+    auto* const b = ::new (place) tracking_resource(&c, {.name = "b", .handler = &errors});
+    EXPECT_EQ(errors.count(error_kind::cycle), 1U) << "a request would go round for ever";
     const std::string tree = tree_of(*b);
     EXPECT_EQ(std::count(tree.begin(), tree.end(), '\n'), 2);
     b->~basic_tracking_resource();

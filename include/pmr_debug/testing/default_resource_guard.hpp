@@ -4,6 +4,7 @@
 /// Guards of `std::pmr::get_default_resource()`: one sets it for a scope, one forbids its use in a scope.
 ///
 /// \code
+///   #include <pmr_debug/testing/default_resource_guard.hpp>
 ///   pmr_debug::general_purpose_resource memory({.name = "all defaults"});
 ///   const pmr_debug::testing::default_resource_guard as_default(&memory);
 ///   …
