@@ -6,6 +6,7 @@
 #include <pmr_debug/canary_resource.hpp>
 #include <pmr_debug/chain.hpp>
 #include <pmr_debug/collecting_handler.hpp>
+#include <pmr_debug/end_of_page_resource.hpp>
 #include <pmr_debug/failing_resource.hpp>
 #include <pmr_debug/fault_handler.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>

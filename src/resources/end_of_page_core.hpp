@@ -1,0 +1,288 @@
+#pragma once
+
+// State of an end-of-page resource, floor 4. It sits in private pages.
+//
+//   address range of the resource, in granules of 2 MiB, handed out front to back, then again where retired
+//   +----------------+----------------+------------------------------+------------ …
+//   | strip, 8 KiB   | strip, 64 KiB  | single: one large block      | never used
+//   +----------------+----------------+------------------------------+------------ …
+//     D#D#D#D#D#D#D#   DDDDDDD#DDDDDDD#  DDDDDDDDDDDDDDDDDDDD#
+//
+// D: data pages, #: guard page. A slot is a power of two of pages, one of them the guard; so the guards of a strip
+// stand where they stood when its pages move to another strip. `index` tells the unit of each granule. Over an upstream
+// whose pages are not ours to protect, units are single allocations, found by the process-wide address map.
+//
+// Who writes what: a record belongs to whoever moved its state to live, or away from live; a unit's `next` to the
+// holder of `bump`; lists, frontier and granules to the holder of `lock`.
+
+#include <pmr_debug/end_of_page_resource.hpp>
+
+#include "metadata/address_map.hpp"
+#include "metadata/arena.hpp"
+#include "metadata/registry.hpp"
+#include "os/brief_lock.hpp"
+#include "os/thread.hpp"
+#include "os/virtual_memory.hpp"
+#include "report/dispatch.hpp"
+#include "resources/usage.hpp"
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory_resource>
+
+namespace pmr_debug::detail {
+
+namespace fence {
+
+inline constexpr unsigned char canary_byte = 0xAA;  ///< fresh memory, too
+inline constexpr unsigned char freed_byte = 0xDD;
+inline constexpr std::size_t page = std::size_t{1} << metadata::address_map::page_bits;
+inline constexpr unsigned granule_shift = 21;
+inline constexpr std::size_t granule = std::size_t{1} << granule_shift;
+/// Slots of 2, 4, … 512 pages.
+inline constexpr unsigned smallest_shift = 13;
+inline constexpr std::size_t smallest_slot = std::size_t{1} << smallest_shift;
+inline constexpr unsigned classes = granule_shift - smallest_shift + 1;
+inline constexpr unsigned single_shift = 63;  ///< every offset in the unit is slot 0
+/// Strips over an upstream whose memory is not ours.
+inline constexpr std::size_t foreign_strip = std::size_t{1} << 16;
+/// Strips whose pages are kept ready.
+inline constexpr unsigned most_warm = 16;
+/// Strips that are mappings of their own, moved there, or sealed between others that are not. The kernel allows 65 530
+/// mappings by default, for all of the process.
+inline constexpr std::size_t most_mappings = 8'192;
+
+enum class slot_state : std::uint8_t {
+    never,
+    live,
+    freeing,  ///< whoever got here from live still works on it
+    freed,    ///< filled, and waits to be trapped
+    trapped,  ///< its pages fault
+    damaged,  ///< bytes in it or around it were written; set aside
+};
+
+struct slot_record {
+    std::size_t size;  ///< as requested
+    trace_id allocated;
+    trace_id freed;
+    std::uint32_t alloc_thread;
+    std::uint32_t free_thread;
+    std::atomic<slot_state> state;
+    std::uint8_t alignment;  ///< base-2 logarithm
+    os::guard_tier guard;    ///< how its guard page is guarded
+};
+static_assert(sizeof(slot_record) <= 32);
+
+/// A strip of slots, or one block (a single).
+struct unit : metadata::address_range {
+    slot_record* records = nullptr;
+    unsigned shift = single_shift;
+    std::uint32_t capacity = 1;
+    std::uint32_t next = 0;                 ///< first slot never handed out
+    std::atomic<std::uint32_t> unfreed{1};  ///< slots not yet freed; 0 retires the unit
+    std::atomic<bool> retired{false};
+    std::atomic<bool> damaged{false};    ///< stays known, and is never used again
+    std::atomic<bool> unmovable{false};  ///< a guard of it is no marker, or a block of it was trapped by itself
+    bool warm = false;                   ///< has the pages and guards of an earlier strip, in a mapping of its own
+    os::guard_tier trap = os::guard_tier::none;
+    std::atomic<int> protects{0};    ///< ranges of it that are guarded by os::guard_tier::protect
+    std::uint32_t evicted = 0;       ///< freed blocks trapped ahead of the others; under the lock
+    std::uintptr_t single_data = 0;  ///< single: first data page
+    std::uintptr_t single_guard = 0;
+    std::uint64_t first_serial = 0;
+    std::size_t upstream_alignment = 0;  ///< foreign: what to give back with
+    // Under the lock: neighbours in the list of active units, or of retired ones.
+    unit* before = nullptr;
+    unit* after = nullptr;
+};
+
+struct unit_list {
+    unit* first = nullptr;
+    unit* last = nullptr;
+    std::size_t size = 0;
+    void append(unit& u) noexcept;
+    void remove(unit& u) noexcept;
+};
+
+/// A slot of a unit; `owner` null: none.
+struct slot_ref {
+    unit* owner = nullptr;
+    std::uint32_t index = 0;
+    [[nodiscard]] slot_record& record() const noexcept { return owner->records[index]; }
+};
+
+/// What became of a granule.
+enum class granule_use : std::uint8_t { untouched, in_use, sealed };
+
+}  // namespace fence
+
+struct fence_core {
+    // Read by every call, written never.
+    std::uintptr_t base = 0;  ///< of the range; 0 and no bytes: foreign memory
+    std::size_t range_bytes = 0;
+    std::atomic<fence::unit*>* index = nullptr;  ///< by granule
+    fence_shape shape;
+    policy rules;
+    end_of_page_options options;
+    std::size_t window = 0;    ///< canary bytes on the side without guard; 0: no canaries at all
+    bool overrun_side = true;  ///< the guard is behind the block
+    bool at_once = false;      ///< freed blocks are trapped at once; else only those above a page
+    bool trapping = false;     ///< freed blocks are trapped at all
+    bool limited = false;
+    std::pmr::memory_resource* upstream = nullptr;
+    metadata::resource_record* self = nullptr;
+    metadata::arena memory;
+    error_tally errors;
+
+    alignas(64) usage_counters usage;
+    alignas(64) os::brief_lock bump;  ///< guards `open` and their `next`
+    fence::unit* open[fence::classes]{};
+    alignas(64) std::atomic<std::size_t> pending_bytes{0};  ///< of freed blocks that wait
+    std::atomic<std::uint64_t> protected_blocks{0};
+    std::atomic<std::uint64_t> unguarded_blocks{0};
+
+    /// single_checked: number of the thread the resource is bound to, 0 before the first use.
+    std::atomic<std::uint32_t> thread{0};
+    std::atomic<trace_id> last_use{trace_id::none};
+
+    os::spin_lock lock;                               ///< guards everything below
+    std::atomic<fence::granule_use>* uses = nullptr;  ///< by granule
+    std::size_t granules = 0;
+    std::size_t frontier = 0;  ///< next granule to hand out
+    bool wrapped = false;
+    fence::unit_list active;
+    fence::unit_list retired;
+    fence::unit_list kept;                ///< retired and damaged
+    int lost_protects = 0;                ///< see unit::protects: of forgotten units
+    fence::unit* next_evicted = nullptr;  ///< in `active`: whose freed blocks are trapped by themselves next
+    std::size_t warm_count = 0;
+    std::uintptr_t warm[fence::most_warm]{};  ///< bases of strips of the smallest slots
+    std::size_t mappings = 0;                 ///< see most_mappings
+    std::size_t unit_bytes = 0;
+    std::size_t retired_bytes = 0;
+    std::size_t retired_records = 0;  ///< bytes
+    std::uint64_t untrapped_units = 0;
+    std::uint64_t recycled_units = 0;
+    std::uint64_t moved_strips = 0;
+    std::uint64_t next_serial = 1;
+    std::size_t index_bytes = 0;
+
+    [[nodiscard]] bool guarded_range() const noexcept { return range_bytes != 0; }
+
+    /// Effects: makes a core in private pages. Throws: std::bad_alloc if there are none.
+    static fence_core* make(std::pmr::memory_resource* upstream, const end_of_page_options& o, const policy& p);
+    /// Effects: gives everything back, this object included.
+    void destroy() noexcept;
+};
+
+namespace fence {
+
+/// Where a slot's pages are.
+struct geometry {
+    std::uintptr_t data = 0;  ///< first data page
+    std::uintptr_t data_end = 0;
+    std::uintptr_t guard = 0;  ///< its one page
+};
+
+[[nodiscard]] inline geometry geometry_of(const fence_core& core, slot_ref s) noexcept {
+    const unit& u = *s.owner;
+    if (u.shift == single_shift) {
+        const bool behind = u.single_guard >= u.single_data;
+        return {u.single_data, behind ? u.single_guard : u.base + u.size, u.single_guard};
+    }
+    const std::uintptr_t slot = u.base + (std::uintptr_t{s.index} << u.shift);
+    const std::uintptr_t end = slot + (std::uintptr_t{1} << u.shift);
+    return core.overrun_side ? geometry{slot, end - page, end - page} : geometry{slot + page, end, slot};
+}
+
+/// The address of a block of \p size bytes in the slot: in its guard page, if \p size is 0.
+[[nodiscard]] inline std::uintptr_t address_in(const fence_core& core, const geometry& g, std::size_t size,
+                                               unsigned alignment) noexcept {
+    if (!core.overrun_side) {
+        return size == 0 ? g.guard : g.data;
+    }
+    const std::size_t most = std::size_t{1} << (alignment < 12 ? alignment : 12U);
+    return g.guard - os::round_up(size, most);
+}
+
+[[nodiscard]] inline std::uintptr_t address_of(const fence_core& core, slot_ref s) noexcept {
+    return address_in(core, geometry_of(core, s), s.record().size, s.record().alignment);
+}
+
+/// The canaries around a block: [front, block) and [block + size, back).
+struct canaries {
+    std::uintptr_t front = 0;
+    std::uintptr_t block = 0;
+    std::uintptr_t end = 0;
+    std::uintptr_t back = 0;
+};
+[[nodiscard]] canaries canaries_of(const fence_core& core, slot_ref s) noexcept;
+
+/// The unit that holds \p address, or null. Takes no lock.
+[[nodiscard]] inline unit* find_unit(const fence_core& core, std::uintptr_t address) noexcept {
+    const std::uintptr_t offset = address - core.base;
+    if (offset < core.range_bytes) [[likely]] {
+        return core.index[offset >> granule_shift].load(std::memory_order_acquire);
+    }
+    return core.guarded_range() ? nullptr : static_cast<unit*>(metadata::address_map::find(address, &core));
+}
+
+[[nodiscard]] inline slot_ref slot_at(unit& u, std::uintptr_t address) noexcept {
+    return {&u, static_cast<std::uint32_t>((address - u.base) >> u.shift)};
+}
+
+// ---- end_of_page_memory.cpp: units, from their making to their end -----------------------------------------------
+
+/// Effects: makes the range and its tables. Returns: false if there is no memory for them.
+bool open_range(fence_core& core) noexcept;
+
+/// Effects: hands out a slot for \p bytes at \p alignment, guarded. Returns: none if there is no memory. Reports errors
+/// of the upstream.
+template <bool Locked>
+[[nodiscard]] slot_ref take_slot(fence_core& core, std::size_t bytes, std::size_t alignment) noexcept;
+
+/// Effects: the slot's block is freed and its bytes are filled, if they are to be: traps it if that is to be done at
+/// once, retires its unit if it was the last. The state is the slot's last one, freed or damaged.
+void let_go(fence_core& core, slot_ref s, slot_state state) noexcept;
+
+/// Effects: gives all memory of blocks back.
+void close_range(fence_core& core) noexcept;
+
+// ---- end_of_page_reports.cpp: everything that ends in a report ---------------------------------------------------
+
+/// Effects: finds out what is wrong with (p, bytes, alignment) and reports it. Returns: the slot to free all the same,
+/// after a size or alignment mismatch, or none.
+slot_ref examine_free(fence_core& core, void* p, std::size_t bytes, std::size_t alignment) noexcept;
+
+/// Effects: reports a free of a slot that was not live.
+void report_not_live(fence_core& core, slot_ref s, slot_state found, void* p, std::size_t bytes,
+                     std::size_t alignment) noexcept;
+
+/// Effects: reports overrun and underrun if canaries of the slot are damaged. Returns: true if they are intact.
+bool verify_canaries(fence_core& core, slot_ref s) noexcept;
+
+/// True if the freed bytes of the slot are as filled, or not to be verified.
+[[nodiscard]] bool fill_intact(const fence_core& core, slot_ref s) noexcept;
+
+/// Effects: marks slot and unit as damaged. Returns: the report of the write after free, to be raised.
+[[nodiscard]] report note_written(fence_core& core, slot_ref s) noexcept;
+
+void report_request(fence_core& core, error_kind kind, const void* p, std::size_t bytes,
+                    std::size_t alignment) noexcept;
+void report_limit(fence_core& core, std::size_t limit, std::size_t in_use, std::size_t bytes,
+                  std::size_t alignment) noexcept;
+void report_foreign_thread(fence_core& core, std::uint32_t bound, const void* p, std::size_t bytes,
+                           std::size_t alignment) noexcept;
+
+/// As end_of_page_resource_base::check and report_leaks say.
+std::size_t check_all(fence_core& core) noexcept;
+std::size_t report_live(fence_core& core) noexcept;
+
+/// For the registry.
+bool owns(void* core, const void* p, metadata::owned_block* out) noexcept;
+bool describe_address(void* core, std::uintptr_t address, metadata::address_finding* out) noexcept;
+
+}  // namespace fence
+
+}  // namespace pmr_debug::detail

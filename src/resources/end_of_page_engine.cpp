@@ -1,0 +1,176 @@
+// The path of every request through an end-of-page resource. Shapes are compiled here, so that a policy of the user's
+// own needs no more of the library than its header.
+
+#include "resources/end_of_page_core.hpp"
+#include "stack/capture.hpp"
+
+#include <bit>
+#include <cstring>
+#include <new>
+
+namespace pmr_debug::detail {
+
+namespace {
+
+using fence::slot_record;
+using fence::slot_ref;
+using fence::slot_state;
+
+unsigned char* bytes_at(std::uintptr_t address) noexcept {
+    return reinterpret_cast<unsigned char*>(address);
+}
+
+/// single_checked: binds the resource to its first thread, reports others.
+void check_thread(fence_core& core, std::uint32_t me, trace_id traced, const void* p, std::size_t bytes,
+                  std::size_t alignment) noexcept {
+    std::uint32_t bound = core.thread.load(std::memory_order_relaxed);
+    if (bound == 0 && core.thread.compare_exchange_strong(bound, me, std::memory_order_relaxed)) {
+        bound = me;
+    }
+    if (bound != me) [[unlikely]] {
+        fence::report_foreign_thread(core, bound, p, bytes, alignment);
+    } else if (traced != trace_id::none) {
+        core.last_use.store(traced, std::memory_order_release);  // another thread may read the trace
+    }
+}
+
+[[noreturn]] void refuse(fence_core& core, std::size_t bytes, bool reserved) {
+    core.usage.fail();
+    if (reserved) {
+        core.usage.abandon(bytes);
+    }
+    throw std::bad_alloc();
+}
+
+void reserve(fence_core& core, std::size_t bytes, std::size_t alignment) {
+    const usage_counters::verdict v =
+        core.usage.reserve<true>(bytes, core.options.limit_bytes, core.options.limit_blocks);
+    if (!v.allowed) {
+        if (core.shape.checks) {
+            fence::report_limit(core, v.limit, v.in_use, bytes, alignment);
+        }
+        refuse(core, bytes, false);
+    }
+}
+
+/// Effects: writes the canaries around a fresh block, and fills it. What is larger than a page is not filled: that
+/// would take memory for pages that may never be touched.
+void dress(const fence_core& core, slot_ref s) noexcept {
+    const fence::canaries c = fence::canaries_of(core, s);
+    const bool fill = core.rules.fill && c.end - c.block <= fence::page;
+    if (fill) {
+        std::memset(bytes_at(c.front), fence::canary_byte, c.back - c.front);
+        return;
+    }
+    if (c.front != c.block) {
+        std::memset(bytes_at(c.front), fence::canary_byte, c.block - c.front);
+    }
+    if (c.back != c.end) {
+        std::memset(bytes_at(c.end), fence::canary_byte, c.back - c.end);
+    }
+}
+
+}  // namespace
+
+template <fence_shape S>
+void* fence_engine<S>::allocate(fence_core* core, std::size_t bytes, std::size_t alignment) {
+    constexpr bool locked = S.threads != threading::unchecked;
+    trace_id here = trace_id::none;
+    if constexpr (S.traces) {
+        here = stack::capture_from_caller(core->rules.alloc_frames);
+    }
+    const std::uint32_t me = S.checks ? os::this_thread().number : 0;
+    if constexpr (S.checks && S.threads == threading::single_checked) {
+        check_thread(*core, me, here, nullptr, bytes, alignment);
+    }
+    if (!std::has_single_bit(alignment)) [[unlikely]] {
+        if constexpr (S.checks) {
+            fence::report_request(*core, error_kind::bad_alignment, nullptr, bytes, alignment);
+        }
+        refuse(*core, bytes, false);
+    }
+    // Pools probe their upstream with sizes that cannot be: no report. A quarter leaves room for what is added.
+    if (bytes > PTRDIFF_MAX / 2 || alignment > PTRDIFF_MAX / 4) [[unlikely]] {
+        refuse(*core, bytes, false);
+    }
+    if (core->limited) [[unlikely]] {
+        reserve(*core, bytes, alignment);
+    }
+    const slot_ref s = fence::take_slot<locked>(*core, bytes, alignment);
+    if (s.owner == nullptr) [[unlikely]] {
+        refuse(*core, bytes, core->limited);
+    }
+    slot_record& r = s.record();
+    r.size = bytes;
+    r.alignment = static_cast<std::uint8_t>(std::countr_zero(alignment));
+    r.allocated = here;
+    r.alloc_thread = me;
+    if (core->window != 0 || core->rules.fill) {
+        dress(*core, s);
+    }
+    r.state.store(slot_state::live, std::memory_order_release);
+    core->limited ? core->usage.settle<locked>(bytes) : core->usage.add<locked>(bytes);
+    return bytes_at(fence::address_of(*core, s));
+}
+
+template <fence_shape S>
+void fence_engine<S>::deallocate(fence_core* core, void* p, std::size_t bytes, std::size_t alignment) noexcept {
+    constexpr bool locked = S.threads != threading::unchecked;
+    trace_id here = trace_id::none;
+    if constexpr (S.traces) {
+        here = stack::capture_from_caller(core->rules.free_frames);
+    }
+    const std::uint32_t me = S.checks ? os::this_thread().number : 0;
+    if constexpr (S.checks && S.threads == threading::single_checked) {
+        check_thread(*core, me, here, p, bytes, alignment);
+    }
+    const auto address = reinterpret_cast<std::uintptr_t>(p);
+    fence::unit* const u = fence::find_unit(*core, address);
+    slot_ref s = u != nullptr ? fence::slot_at(*u, address) : slot_ref{};
+    if constexpr (S.checks) {
+        const bool as_recorded = u != nullptr && s.index < u->capacity &&
+                                 s.record().state.load(std::memory_order_acquire) == slot_state::live &&
+                                 s.record().size == bytes && (std::size_t{1} << s.record().alignment) == alignment &&
+                                 fence::address_of(*core, s) == address;
+        if (!as_recorded) [[unlikely]] {
+            s = fence::examine_free(*core, p, bytes, alignment);
+        }
+    }
+    if (s.owner == nullptr) [[unlikely]] {
+        return;
+    }
+    slot_record& r = s.record();
+    slot_state before = slot_state::live;
+    if constexpr (locked) {
+        r.state.compare_exchange_strong(before, slot_state::freeing, std::memory_order_acq_rel);
+    } else {
+        before = r.state.load(std::memory_order_relaxed);
+        if (before == slot_state::live) {
+            r.state.store(slot_state::freeing, std::memory_order_relaxed);
+        }
+    }
+    if (before != slot_state::live) [[unlikely]] {
+        if constexpr (S.checks) {
+            fence::report_not_live(*core, s, before, p, bytes, alignment);
+        }
+        return;
+    }
+    r.freed = here;
+    r.free_thread = me;
+    const std::size_t size = r.size;
+    const bool intact = core->window == 0 || fence::verify_canaries(*core, s);
+    core->usage.remove<locked>(size);
+    fence::let_go(*core, s, intact ? slot_state::freed : slot_state::damaged);
+}
+
+// Every shape that fence_shape_of can return.
+template struct fence_engine<fence_shape{threading::unchecked, false, false}>;
+template struct fence_engine<fence_shape{threading::unchecked, true, false}>;
+template struct fence_engine<fence_shape{threading::unchecked, true, true}>;
+template struct fence_engine<fence_shape{threading::single_checked, true, false}>;
+template struct fence_engine<fence_shape{threading::single_checked, true, true}>;
+template struct fence_engine<fence_shape{threading::synchronized, false, false}>;
+template struct fence_engine<fence_shape{threading::synchronized, true, false}>;
+template struct fence_engine<fence_shape{threading::synchronized, true, true}>;
+
+}  // namespace pmr_debug::detail

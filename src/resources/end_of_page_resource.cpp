@@ -1,0 +1,164 @@
+#include <pmr_debug/end_of_page_resource.hpp>
+
+#include "metadata/arena.hpp"
+#include "resources/block_reports.hpp"
+#include "resources/end_of_page_core.hpp"
+#include "stack/capture.hpp"
+
+#include <algorithm>
+#include <mutex>
+#include <new>
+
+namespace pmr_debug {
+
+namespace {
+
+constexpr const char* type_name = "end_of_page_resource";
+/// Address space for records, not memory.
+constexpr std::size_t records_reserve = std::size_t{1} << 33;
+constexpr unsigned rare_frames = 16;
+constexpr std::size_t usual_canary = 256;
+
+}  // namespace
+
+namespace detail {
+
+fence_core* fence_core::make(std::pmr::memory_resource* upstream, const end_of_page_options& o, const policy& p) {
+    metadata::arena* const shared = metadata::process_arena();
+    void* const place = shared != nullptr ? shared->allocate(sizeof(fence_core)) : nullptr;
+    if (place == nullptr) {
+        throw std::bad_alloc();
+    }
+    auto* const core = ::new (place) fence_core;
+    core->upstream = upstream;
+    core->shape = fence_shape_of(p);
+    core->rules = p;
+    core->options = o;
+    core->limited = o.limit_bytes != 0 || o.limit_blocks != 0;
+    core->overrun_side = o.where == placement::before_guard;
+    core->errors.handler.store(o.handler, std::memory_order_relaxed);
+    // The registry knows the type, so no run-time type information is asked of users' resources.
+    const metadata::resource_record* const below = upstream != nullptr ? metadata::find_resource(upstream) : nullptr;
+    const bool guarded = upstream == nullptr || (below != nullptr && below->kind == metadata::resource_kind::page);
+    core->trapping = guarded && p.dead != dead_unit::keep;
+    core->at_once = core->trapping && p.dead == dead_unit::trap_at_once;
+    if (p.guard_bytes != 0) {
+        const std::size_t wanted = o.canary_bytes != 0 ? o.canary_bytes : core->at_once ? fence::page : usual_canary;
+        core->window = std::min(wanted, fence::page);
+    }
+    if (!core->memory.open(records_reserve) || (guarded && !fence::open_range(*core))) {
+        core->memory.close();
+        core->~fence_core();
+        shared->free(place, sizeof(fence_core));
+        throw std::bad_alloc();
+    }
+    return core;
+}
+
+void fence_core::destroy() noexcept {
+    fence::close_range(*this);
+    memory.close();
+    this->~fence_core();
+    metadata::process_arena()->free(this, sizeof(fence_core));
+}
+
+}  // namespace detail
+
+end_of_page_resource_base::end_of_page_resource_base(std::pmr::memory_resource* upstream, bool use_upstream,
+                                                     const end_of_page_options& o, const policy& p)
+    : core_(nullptr) {
+    const trace_id born = stack::capture_from_caller(rare_frames);
+    if (use_upstream && upstream == nullptr) {
+        detail::null_upstream(type_name, o.name, born);
+    }
+    core_ = detail::fence_core::make(upstream, o, p);
+    core_->self = metadata::register_resource(metadata::resource_kind::end_of_page, type_name, o.name,
+                                              static_cast<std::pmr::memory_resource*>(this), upstream, core_, born,
+                                              core_->shape.checks ? detail::fence::owns : nullptr);
+    metadata::set_describe_address(core_->self, detail::fence::describe_address);
+}
+
+end_of_page_resource_base::~end_of_page_resource_base() {
+    if (core_->shape.checks) {
+        detail::fence::check_all(*core_);
+        detail::fence::report_live(*core_);
+    }
+    metadata::unregister_resource(core_->self, stack::capture_from_caller(rare_frames));
+    core_->destroy();
+    core_ = nullptr;
+    // Keeps what was written to the dead object, above all the pointer to this class's functions: a call finds them.
+    asm volatile("" : : "r"(this) : "memory");
+}
+
+void* end_of_page_resource_base::do_allocate(std::size_t bytes, std::size_t alignment) {
+    detail::report_destroyed(this, type_name, nullptr, bytes, alignment);
+    throw std::bad_alloc();
+}
+
+void end_of_page_resource_base::do_deallocate(void* p, std::size_t bytes, std::size_t alignment) {
+    detail::report_destroyed(this, type_name, p, bytes, alignment);
+}
+
+bool end_of_page_resource_base::do_is_equal(const std::pmr::memory_resource& other) const noexcept {
+    return this == &other;
+}
+
+std::pmr::memory_resource* end_of_page_resource_base::upstream_resource() const noexcept {
+    return core_->upstream;
+}
+
+std::string_view end_of_page_resource_base::name() const noexcept {
+    return metadata::describe(core_->self).name;
+}
+
+statistics end_of_page_resource_base::stats() const noexcept {
+    using namespace detail::fence;
+    detail::fence_core& core = *core_;
+    statistics s = core.usage.snapshot();
+    const std::scoped_lock hold(core.lock);
+    s.upstream_bytes = core.unit_bytes;
+    s.resident_bytes = core.pending_bytes.load(std::memory_order_relaxed) + core.warm_count * (granule / 2);
+    for (const unit* u = core.active.first; u != nullptr; u = u->after) {
+        for (std::uint32_t i = 0; i < u->capacity; ++i) {
+            const slot_record& r = u->records[i];
+            if (r.state.load(std::memory_order_acquire) == slot_state::live) {
+                s.resident_bytes += os::round_up(r.size, page);
+            }
+        }
+    }
+    s.overhead_bytes = core.memory.used() + sizeof(detail::fence_core);
+    s.retired_units = core.retired.size + core.kept.size;
+    s.untrapped_units = core.untrapped_units;
+    s.recycled_units = core.recycled_units;
+    return s;
+}
+
+guard_statistics end_of_page_resource_base::guards() const noexcept {
+    guard_statistics g;
+    g.protected_blocks = core_->protected_blocks.load(std::memory_order_relaxed);
+    g.unguarded_blocks = core_->unguarded_blocks.load(std::memory_order_relaxed);
+    const std::uint64_t all = core_->usage.snapshot().total_allocations;
+    const std::uint64_t others = g.protected_blocks + g.unguarded_blocks;
+    g.marker_blocks = all > others ? all - others : 0;
+    const std::scoped_lock hold(core_->lock);
+    g.moved_strips = core_->moved_strips;
+    return g;
+}
+
+error_counts end_of_page_resource_base::errors() const noexcept {
+    return detail::snapshot(core_->errors);
+}
+
+bool end_of_page_resource_base::ok() const noexcept {
+    return detail::ok(core_->errors);
+}
+
+std::size_t end_of_page_resource_base::check() noexcept {
+    return core_->shape.checks ? detail::fence::check_all(*core_) : 0;
+}
+
+std::size_t end_of_page_resource_base::report_leaks() noexcept {
+    return core_->shape.checks ? detail::fence::report_live(*core_) : 0;
+}
+
+}  // namespace pmr_debug
