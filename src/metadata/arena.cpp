@@ -112,6 +112,11 @@ void arena::free(void* p, std::size_t bytes) noexcept {
     used_ -= size;
 }
 
+std::size_t arena::used() const noexcept {
+    const std::scoped_lock hold(lock_);
+    return used_;
+}
+
 bool arena::protect() noexcept {
     return committed_ == 0 || os::protect_read(base_, committed_);
 }

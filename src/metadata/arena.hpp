@@ -15,7 +15,7 @@ namespace pmr_debug::metadata {
 ///
 ///   | guard page | committed … | reserved … | guard page |
 ///
-/// Thread safety: allocate and free lock; everything else is the caller's to order.
+/// Thread safety: allocate, free and used lock; everything else is the caller's to order.
 class arena {
 public:
     arena() = default;
@@ -47,7 +47,7 @@ public:
     void free(void* p, std::size_t bytes) noexcept;
 
     /// Bytes handed out now, after rounding.
-    [[nodiscard]] std::size_t used() const noexcept { return used_; }
+    [[nodiscard]] std::size_t used() const noexcept;
 
     /// Effects: makes all committed pages read-only / writable. Returns: false if the system refuses.
     bool protect() noexcept;
@@ -63,7 +63,7 @@ private:
     std::size_t committed_ = 0;
     std::size_t next_ = 0;
     std::size_t used_ = 0;
-    os::spin_lock lock_;
+    mutable os::spin_lock lock_;
     piece* free_[40]{};
 };
 
