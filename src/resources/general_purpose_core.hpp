@@ -113,12 +113,12 @@ struct unit : metadata::address_range {
     // Written by the owning thread. Atomic with relaxed order, as reports and statistics of other threads read them.
     std::atomic<std::uint32_t> next{0};      ///< first slot never handed out
     std::atomic<std::uint32_t> prepared{0};  ///< slots before this are filled and ready
+    std::atomic<bool> attached{false};       ///< is the current unit of some thread, which may look at it at any time
     // reuse::immediate only.
     std::atomic<std::uint64_t>* free_bits = nullptr;  ///< a set bit is a free slot, ready for its owner to take
     std::uint64_t taken_bits = 0;                     ///< owner's: free slots taken over from word `taken_word`
     std::uint32_t taken_word = 0;
-    std::atomic<bool> attached{false};  ///< is the current unit of some thread
-    std::atomic<bool> listed{false};    ///< is in the list of partly free units of its class
+    std::atomic<bool> listed{false};  ///< is in the list of partly free units of its class
     // Under the lock.
     unit* previous = nullptr;
     unit* following = nullptr;
@@ -129,7 +129,9 @@ struct unit : metadata::address_range {
     unit* pending_before = nullptr;  ///< neighbours among the retired units that wait for their slab
     unit* pending_after = nullptr;
     bool pending = false;
-    bool warm = false;  ///< its pages are in memory already
+    bool untrapped = false;  ///< counts as retired and not, or not yet, trapped
+    bool orphaned = false;   ///< forgotten while attached: whoever detaches it frees this descriptor
+    bool warm = false;       ///< its pages are in memory already
     std::uint64_t first_serial = 0;
     std::size_t request = 0;  ///< large: size as requested
     traced_record large_record{};
@@ -319,8 +321,8 @@ struct live_totals {
 /// Effects: takes a unit out of use whose blocks are all freed: verifies its fill, makes it inaccessible, queues it.
 void retire(general_purpose_core& core, unit& u) noexcept;
 
-/// Effects: reuse::immediate: a slot of a detached unit became free, or all of them did.
-void relist(general_purpose_core& core, unit& u) noexcept;
+/// Effects: reuse::immediate: the slot at \p address of a detached unit became free, perhaps as the last one.
+void relist(general_purpose_core& core, std::uintptr_t address) noexcept;
 
 /// Effects: gives everything back to the upstream.
 void release_all(general_purpose_core& core) noexcept;

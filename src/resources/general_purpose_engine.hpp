@@ -46,13 +46,14 @@ class general_purpose_calls {
 
     static void count_peak(general_purpose_core& core, const thread_cache& cache) noexcept {
         // One thread at a time: exact, without read-modify-write.
-        const std::uint64_t bytes = cache.allocated_bytes.get() - cache.deallocated_bytes.get();
-        const std::uint64_t blocks = cache.allocations.get() - cache.deallocations.get();
-        if (bytes > core.peak_bytes.load(std::memory_order_relaxed)) {
-            core.peak_bytes.store(bytes, std::memory_order_relaxed);
+        // Below zero if a foreign thread freed blocks of the bound one, or the other way round.
+        const auto bytes = static_cast<std::int64_t>(cache.allocated_bytes.get() - cache.deallocated_bytes.get());
+        const auto blocks = static_cast<std::int64_t>(cache.allocations.get() - cache.deallocations.get());
+        if (bytes > static_cast<std::int64_t>(core.peak_bytes.load(std::memory_order_relaxed))) {
+            core.peak_bytes.store(static_cast<std::uint64_t>(bytes), std::memory_order_relaxed);
         }
-        if (blocks > core.peak_blocks.load(std::memory_order_relaxed)) {
-            core.peak_blocks.store(blocks, std::memory_order_relaxed);
+        if (blocks > static_cast<std::int64_t>(core.peak_blocks.load(std::memory_order_relaxed))) {
+            core.peak_blocks.store(static_cast<std::uint64_t>(blocks), std::memory_order_relaxed);
         }
     }
 
@@ -239,7 +240,7 @@ class general_purpose_calls {
                 return {};
             }
             const slot_record& r = record_at(*u, index);
-            if (r.size != bytes || (std::size_t{1} << r.alignment) != alignment) [[unlikely]] {
+            if (r.size != bytes || (std::size_t{1} << r.alignment) != alignment || bytes == large_size) [[unlikely]] {
                 return {};  // a large block, or a mismatch
             }
         }
@@ -251,9 +252,10 @@ class general_purpose_calls {
         if constexpr (S.recycle) {
             std::atomic<std::uint64_t>& word = u.free_bits[s.index / 64];
             const std::uint64_t bit = std::uint64_t{1} << (s.index % 64);
+            const auto address = reinterpret_cast<std::uintptr_t>(s.address());  // the unit may be gone afterwards
             const std::uint64_t before = word.fetch_or(bit);  // seq_cst: pairs with the owner's detach in refill()
             if (!u.attached.load() && (!u.listed.load() || (before | bit) == u.full_word(s.index / 64))) [[unlikely]] {
-                relist(core, u);
+                relist(core, address);
             }
         } else if constexpr (shared) {
             if (u.unfreed.fetch_sub(1, std::memory_order_acq_rel) == 1) {

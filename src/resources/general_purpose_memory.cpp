@@ -80,7 +80,7 @@ bool take_reusable(general_purpose_core& core, std::size_t bytes, std::size_t mo
         core.reusable.last = core.reusable.last == u ? before : core.reusable.last;
         core.reusable.count -= 1;
         out = {.base = u->base, .size = u->size, .from = u->from};
-        core.memory->free(u, sizeof(unit));
+        free_descriptor(core, *u);
         return true;
     }
     return false;

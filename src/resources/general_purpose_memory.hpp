@@ -71,6 +71,12 @@ bool obtain_slots(general_purpose_core& core, guard_lock& hold, std::size_t want
 /// Effects: frees what belongs to the unit in private memory, except its descriptor.
 void free_records(general_purpose_core& core, unit& u) noexcept;
 
+/// Effects: frees the descriptor, now or once its thread lets go of it.
+void free_descriptor(general_purpose_core& core, unit& u) noexcept;
+
+/// Effects: reuse::immediate: lists \p u as partly free.
+void list_partly_free(general_purpose_core& core, unit& u) noexcept;
+
 /// Effects: forgets the unit for good: map, records, descriptor.
 void forget(general_purpose_core& core, unit& u, bool keep_address) noexcept;
 

@@ -81,11 +81,19 @@ void release_now(general_purpose_core& core, unit& u) noexcept {
     make_reusable(core, u);
 }
 
-/// Effects: lists \p u as partly free. Lock held.
-void list_partly_free(general_purpose_core& core, unit& u) noexcept {
-    u.listed.store(true);
-    u.queue = core.partly_free[u.size_class];
-    core.partly_free[u.size_class] = &u;
+/// Effects: keeps the count of retired memory that is not trapped. Lock held.
+void set_untrapped(general_purpose_core& core, unit& u, bool untrapped) noexcept {
+    if (u.untrapped == untrapped) {
+        return;
+    }
+    u.untrapped = untrapped;
+    if (untrapped) {
+        core.untrapped_bytes += u.size;
+        core.untrapped_units += 1;
+    } else {
+        core.untrapped_bytes -= u.size;
+        core.untrapped_units -= 1;
+    }
 }
 
 // ---- pending units ------------------------------------------------------------------------------------------------
@@ -96,8 +104,7 @@ void add_pending(general_purpose_core& core, unit& u) noexcept {
     u.pending_after = nullptr;
     (core.newest_pending != nullptr ? core.newest_pending->pending_after : core.oldest_pending) = &u;
     core.newest_pending = &u;
-    core.untrapped_bytes += u.size;
-    core.untrapped_units += 1;
+    set_untrapped(core, u, true);
 }
 
 void remove_pending(general_purpose_core& core, unit& u) noexcept {
@@ -107,12 +114,17 @@ void remove_pending(general_purpose_core& core, unit& u) noexcept {
     u.pending = false;
     (u.pending_before != nullptr ? u.pending_before->pending_after : core.oldest_pending) = u.pending_after;
     (u.pending_after != nullptr ? u.pending_after->pending_before : core.newest_pending) = u.pending_before;
-    core.untrapped_bytes -= u.size;
-    core.untrapped_units -= 1;
 }
 
-void note_guard(unit& u, os::guard_tier tier) noexcept {
+/// Effects: notes how \p u was made inaccessible, if it was. A damaged one waits for nothing.
+void note_trap(general_purpose_core& core, unit& u, os::guard_tier tier) noexcept {
     u.trap = tier;
+    set_untrapped(core, u, !u.trapped() && !u.damaged);
+}
+
+/// As note_trap, for a guard of its own.
+void note_guard(general_purpose_core& core, unit& u, os::guard_tier tier) noexcept {
+    note_trap(core, u, tier);
     u.from->protect_guards += tier == os::guard_tier::protect ? 1 : 0;
 }
 
@@ -155,7 +167,7 @@ void trap_alone(general_purpose_core& core, guard_lock& hold, unit& u) noexcept 
     s.busy = false;
     u.damaged = u.damaged || !intact;
     s.broken = true;
-    note_guard(u, os::install_guard(bytes_of(u), u.size));
+    note_guard(core, u, os::install_guard(bytes_of(u), u.size));
     trap_if_dead(core, hold, s);
 }
 
@@ -174,13 +186,13 @@ bool evict_oldest(general_purpose_core& core, guard_lock& hold, std::size_t want
     if (u->pending) {
         trap_alone(core, hold, *u);
     } else if (!u->trapped()) {
-        core.untrapped_bytes -= u->size;
-        core.untrapped_units -= 1;
+        set_untrapped(core, *u, false);
         hold.unlock();
         const bool intact = verify_unit(core, *u);
         hold.lock();
         u->damaged = u->damaged || !intact;
     }
+    set_untrapped(core, *u, false);
     if (u->damaged) {
         return true;  // stays known and is never used again
     }
@@ -265,9 +277,9 @@ void trap_if_dead(general_purpose_core& core, guard_lock& hold, slab& s) noexcep
         }
         remove_pending(core, *u);
         if (s.broken) {
-            note_guard(*u, os::install_guard(bytes_of(*u), u->size));
+            note_guard(core, *u, os::install_guard(bytes_of(*u), u->size));
         } else {
-            u->trap = tier;
+            note_trap(core, *u, tier);
         }
     }
     s.busy = false;
@@ -276,11 +288,25 @@ void trap_if_dead(general_purpose_core& core, guard_lock& hold, slab& s) noexcep
     }
 }
 
+void free_descriptor(general_purpose_core& core, unit& u) noexcept {
+    if (u.attached.load(std::memory_order_relaxed)) {
+        u.orphaned = true;  // its thread still asks it for a next slot, and must be told that there is none
+    } else {
+        core.memory->free(&u, sizeof(unit));
+    }
+}
+
+void list_partly_free(general_purpose_core& core, unit& u) noexcept {
+    u.listed.store(true);
+    u.queue = core.partly_free[u.size_class];
+    core.partly_free[u.size_class] = &u;
+}
+
 void forget(general_purpose_core& core, unit& u, bool keep_address) noexcept {
     forget_records(core, u);
     chunk& c = *u.from;
     const std::size_t size = u.size;
-    core.memory->free(&u, sizeof(unit));
+    free_descriptor(core, u);
     spend(core, c, size, keep_address);
 }
 
@@ -302,32 +328,31 @@ bool reclaim(general_purpose_core& core, guard_lock& hold, std::size_t bytes, st
 void retire(general_purpose_core& core, unit& u) noexcept {
     const bool immediately = core.rules.freed == reuse::immediate;
     const bool alone = u.in == nullptr;
+    auto tier = os::guard_tier::none;
     if (alone) {
         if (!u.large && core.record_bytes != 0 && !verify_unit(core, u)) {
             u.damaged = true;
         }
         if (core.trapping) {
-            u.trap = os::install_guard(bytes_of(u), u.size);
+            tier = os::install_guard(bytes_of(u), u.size);
         }
-        if (u.large && core.rules.fill && !u.trapped() && !u.damaged && !immediately) {
+        if (u.large && core.rules.fill && tier == os::guard_tier::none && !u.damaged && !immediately) {
             std::memset(bytes_of(u), freed_byte, u.size);
         }
     }
     guard_lock hold(core.lock);
     u.phase.store(unit_phase::retired, std::memory_order_release);
-    note_guard(u, u.trap);
     if (immediately) {  // large ones only
         release_now(core, u);
         return;
+    }
+    if (alone) {
+        note_guard(core, u, tier);
     }
     if (!u.damaged) {  // a damaged one stays known to the map and is never used again
         core.retired.push(u);
         core.retired_bytes += u.size;
         core.retired_record_bytes += record_memory(core, u) + sizeof(unit);
-        if (alone && !u.trapped()) {
-            core.untrapped_bytes += u.size;
-            core.untrapped_units += 1;
-        }
     }
     if (!alone) {
         retire_in_slab(core, hold, u);
@@ -335,28 +360,31 @@ void retire(general_purpose_core& core, unit& u) noexcept {
     evict_surplus(core, hold);
 }
 
-void relist(general_purpose_core& core, unit& u) noexcept {
+void relist(general_purpose_core& core, std::uintptr_t address) noexcept {
     const std::scoped_lock hold(core.lock);
-    if (u.attached.load()) {
+    // Since the caller's last write another thread may have freed the rest of the unit and released it. Whatever is
+    // there now is alive as long as the lock is held, and to look after it once more does no harm.
+    auto* const u = static_cast<unit*>(metadata::address_map::find(address, &core));
+    if (u == nullptr || u->large || u->attached.load()) {
         return;
     }
-    if (!u.listed.load()) {
-        list_partly_free(core, u);
+    if (!u->listed.load()) {
+        list_partly_free(core, *u);
     }
-    for (std::uint32_t w = 0; w < u.words(); ++w) {
-        if (u.free_bits[w].load() != u.full_word(w)) {
+    for (std::uint32_t w = 0; w < u->words(); ++w) {
+        if (u->free_bits[w].load() != u->full_word(w)) {
             return;
         }
     }
-    if (core.partly_free[u.size_class] == &u && u.queue == nullptr) {
+    if (core.partly_free[u->size_class] == u && u->queue == nullptr) {
         return;  // the only one: kept as a spare, so that a lone pair of calls does not map and unmap
     }
-    unit** link = &core.partly_free[u.size_class];
-    while (*link != &u) {
+    unit** link = &core.partly_free[u->size_class];
+    while (*link != u) {
         link = &(*link)->queue;
     }
-    *link = u.queue;
-    release_now(core, u);
+    *link = u->queue;
+    release_now(core, *u);
 }
 
 void release_all(general_purpose_core& core) noexcept {

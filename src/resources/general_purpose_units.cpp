@@ -66,6 +66,7 @@ bool divide(general_purpose_core& core, unit& u, unsigned cls) noexcept {
     u.capacity = static_cast<std::uint32_t>(std::min(u.size, largest_unit) / u.slot_size);
     u.unfreed.store(u.capacity, std::memory_order_relaxed);
     u.first_serial = core.next_serial.fetch_add(u.capacity, std::memory_order_relaxed);
+    u.attached.store(true, std::memory_order_relaxed);
     if (core.record_bytes != 0) {
         u.records = static_cast<unsigned char*>(core.memory->allocate_zeroed(record_memory(core, u)));
         if (u.records == nullptr) {
@@ -81,7 +82,6 @@ bool divide(general_purpose_core& core, unit& u, unsigned cls) noexcept {
             ::new (static_cast<void*>(&u.free_bits[w])) std::atomic<std::uint64_t>(u.full_word(w));
         }
         u.taken_word = u.words() - 1;
-        u.attached.store(true, std::memory_order_relaxed);
         u.next.store(u.capacity, std::memory_order_relaxed);
         u.prepared.store(u.capacity, std::memory_order_relaxed);
     }
@@ -119,31 +119,52 @@ bool take_bits(unit& u) noexcept {
     return false;
 }
 
-/// Effects: gives up the current unit, which has no free slot. Returns: another one with some, or null.
-unit* next_partly_free(general_purpose_core& core, thread_cache& cache, unsigned cls) noexcept {
-    if (unit* const old = cache.current[cls]; old != nullptr) {
-        cache.current[cls] = nullptr;
-        // Both sides first write and then look (seq_cst): either this thread sees a slot freed meanwhile, or the thread
-        // that frees it sees the unit detached and lists it.
-        old->attached.store(false);
-        bool free_again = false;
-        for (std::uint32_t w = 0; w < old->words(); ++w) {
-            free_again = free_again || old->free_bits[w].load() != 0;
-        }
-        if (free_again) {
-            relist(core, *old);
+bool has_free_bits(const unit& u) noexcept {
+    for (std::uint32_t w = 0; w < u.words(); ++w) {
+        if (u.free_bits[w].load() != 0) {
+            return true;
         }
     }
+    return false;
+}
+
+/// Effects: lets go of a unit that is some thread's no longer. Lock held, or another thread could release the unit
+/// while this one looks at it.
+void detach_partly_free(general_purpose_core& core, unit& u) noexcept {
+    // Both sides first write and then look (seq_cst): either this thread sees a slot freed meanwhile, or the thread
+    // that frees it sees the unit detached and lists it.
+    u.attached.store(false);
+    if (has_free_bits(u)) {
+        list_partly_free(core, u);
+    }
+}
+
+/// Effects: gives up the current unit, which has no free slot. Returns: another one with some, or null.
+unit* next_partly_free(general_purpose_core& core, thread_cache& cache, unsigned cls) noexcept {
     const std::scoped_lock hold(core.lock);
+    if (unit* const old = cache.current[cls]; old != nullptr) {
+        cache.current[cls] = nullptr;
+        detach_partly_free(core, *old);
+    }
     while (unit* const u = core.partly_free[cls]) {
         core.partly_free[cls] = u->queue;
         u->attached.store(true);
         u->listed.store(false);
-        if (take_bits(*u)) {  // it has some: only its owner takes them, and it had none
+        if (take_bits(*u)) {
             return u;
         }
+        detach_partly_free(core, *u);  // listed by a thread that came late
     }
     return nullptr;
+}
+
+/// Effects: lets go of a unit whose slots were all handed out. It may have been retired and forgotten since.
+void detach_used_up(general_purpose_core& core, unit& u) noexcept {
+    const std::scoped_lock hold(core.lock);
+    u.attached.store(false, std::memory_order_relaxed);
+    if (u.orphaned) {
+        core.memory->free(&u, sizeof(unit));
+    }
 }
 
 unit* make_slots(general_purpose_core& core, thread_cache& cache, unsigned cls) noexcept {
@@ -219,8 +240,8 @@ unit* refill(general_purpose_core& core, thread_cache& cache, unsigned cls) noex
         u = next_partly_free(core, cache, cls);
         if (u == nullptr) {
             u = make_slots(core, cache, cls);
-            if (u != nullptr && !take_bits(*u)) {
-                u = nullptr;
+            if (u == nullptr || !take_bits(*u)) {
+                return nullptr;  // a handler that was told why may have left a unit in the cache: it stays
             }
         }
     } else {
@@ -228,8 +249,12 @@ unit* refill(general_purpose_core& core, thread_cache& cache, unsigned cls) noex
             return u;
         }
         u = make_slots(core, cache, cls);
-        if (u != nullptr) {
-            prepare_more(core, *u);
+        if (u == nullptr) {
+            return nullptr;
+        }
+        prepare_more(core, *u);
+        if (unit* const old = cache.current[cls]; old != nullptr) {
+            detach_used_up(core, *old);
         }
     }
     cache.current[cls] = u;
