@@ -39,7 +39,8 @@ struct general_purpose_options {
     report_handler* handler = nullptr;  ///< null: the default handler
     std::size_t limit_bytes = 0;        ///< most live requested bytes; 0: no limit
     std::size_t limit_blocks = 0;       ///< most live blocks; 0: no limit
-    /// Address space held in units over a `page_resource` (16 TiB): above it the oldest retired unit is used again.
+    /// Bytes held from the upstream, addresses of retired units included (16 TiB): above it the oldest retired unit is
+    /// used again.
     std::size_t address_space_bytes = std::size_t{1} << 44;
     /// Retired memory that is not, or not yet, trapped. Above it the oldest unit is trapped by itself; over an upstream
     /// that cannot trap pages it goes back to the upstream. Under reuse::quarantined: all retired memory; above it the
@@ -97,9 +98,8 @@ public:
     [[nodiscard]] error_counts errors() const noexcept;
     /// True if no error of any kind was reported so far.
     [[nodiscard]] bool ok() const noexcept;
-    /// Effects: verifies canaries of live blocks and fills of freed ones, reporting what is damaged. Returns: the
-    /// number
-    ///   of damaged blocks. Preconditions: no other thread uses the resource meanwhile.
+    /// Effects: verifies canaries of live blocks and fills of freed ones, reporting what is damaged.
+    /// Returns: the number of damaged blocks. Preconditions: no other thread uses the resource meanwhile.
     std::size_t check() noexcept;
     /// Effects: reports blocks live now, grouped by call path, as error_kind::leak. Returns: how many.
     std::size_t report_leaks() noexcept;
@@ -120,7 +120,8 @@ protected:
 };
 
 /// A general-purpose resource under a policy.
-/// Throws: std::bad_alloc only. Thread safety: as the policy says.
+/// Throws: std::bad_alloc only. A null upstream is reported and ends the process. Thread safety: as the policy says.
+/// The upstream is called with the resource's lock held: neither it nor a handler of its own may use this resource.
 /// Reports: double_free, invalid_free, interior_free, null_free, wrong_resource, destroyed_resource, size_mismatch,
 /// alignment_mismatch, overrun, write_after_free, foreign_thread, bad_alignment, limit_exceeded, upstream_null,
 /// upstream_misaligned, upstream_overlap, leak.

@@ -42,11 +42,9 @@ enum class dead_unit : std::uint8_t {
     /// Contents are kept and stay readable.
     keep,
     /// Its memory is taken away, its addresses stay reserved without permissions, so a late access faults. In batches:
-    /// a
-    /// small unit waits, within the options' quarantine_bytes, until its neighbours are dead as well, and their pages
-    /// are
-    /// then used again at fresh addresses. Needs an upstream that can do so (`page_resource`); others keep the memory,
-    /// and the unit counts as untrapped.
+    /// a small unit waits, within the options' quarantine_bytes, until its neighbours are dead as well, and their pages
+    /// are then used again at fresh addresses. Needs an upstream that can do so (`page_resource`); others keep the
+    /// memory, and the unit counts as untrapped. Does not apply under reuse::immediate, where no unit stays dead.
     trap,
     /// As `trap`, but each unit at once, and its memory goes back to the operating system.
     trap_at_once,
@@ -60,7 +58,8 @@ struct policy {
     std::uint8_t alloc_frames = 8;
     /// Frames kept of the freeing call path, 0 (none) to 64.
     std::uint8_t free_frames = 8;
-    /// Verify what the caller hands back. Off: no report is ever made, no record is kept for a block.
+    /// Verify what the caller hands back. Off: no record is kept for a block, so no report about a block is ever made.
+    /// general_purpose_resource then still reports a limit that is reached and an upstream that misbehaves.
     bool checks = true;
     /// Least number of canary bytes behind each block; the canary covers the whole slack of its slot. 0: no canary.
     std::uint16_t guard_bytes = 16;
