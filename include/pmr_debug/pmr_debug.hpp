@@ -18,4 +18,5 @@
 #include <pmr_debug/report.hpp>
 #include <pmr_debug/stack_trace.hpp>
 #include <pmr_debug/statistics.hpp>
+#include <pmr_debug/temp_resource.hpp>
 #include <pmr_debug/tracking_resource.hpp>

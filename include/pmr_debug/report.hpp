@@ -39,13 +39,13 @@ enum class error_kind : std::uint8_t {
     foreign_thread,         ///< used by a second thread. The call is carried out
     destroyed_resource,     ///< the resource is dead. The call is ignored; an allocation throws bad_alloc
     live_at_destruction,    ///< blocks were in use when their resource's memory went away
-    bad_alignment,          ///< alignment that is no power of two. bad_alloc
+    bad_alignment,          ///< alignment that is no power of two. bad_alloc. A buffer aligned to less: used as it is
     upstream_null,          ///< upstream returned null. bad_alloc
     upstream_misaligned,    ///< upstream returned under-aligned memory. It is given back, bad_alloc
-    upstream_overlap,       ///< upstream returned memory that is in use. bad_alloc
+    upstream_overlap,       ///< upstream returned memory that is in use. bad_alloc. A buffer in use: gone without
     limit_exceeded,         ///< a limit of the options was reached. bad_alloc
-    arena_overflow,         ///< a fixed buffer was too small
-    out_of_order_rewind,    ///< a mark was rewound out of order
+    arena_overflow,         ///< a fixed buffer was too small. As the options say: chunks, or bad_alloc
+    out_of_order_rewind,    ///< a mark was rewound out of order: ignored. A block freed out of order: it is freed
     default_resource_used,  ///< the default resource was used where it is forbidden
     null_upstream,          ///< a null upstream at construction. Printed, then the process ends
     cycle,                  ///< the upstream chain leads back to itself
@@ -123,8 +123,8 @@ struct report {
     std::uint8_t expected_value = 0;      ///< what should
     std::uint32_t thread = 0;             ///< number of the reporting thread
     std::uint32_t other_thread = 0;       ///< foreign_thread: the thread the resource is bound to
-    std::size_t limit = 0;                ///< limit_exceeded: the limit, bytes or blocks
-    std::size_t in_use = 0;               ///< limit_exceeded: what was in use
+    std::size_t limit = 0;                ///< limit_exceeded, arena_overflow: the limit, bytes or blocks
+    std::size_t in_use = 0;               ///< limit_exceeded, arena_overflow: what was in use
     trace_id here = trace_id::none;       ///< where the error was noticed
     trace_id allocated = trace_id::none;  ///< where `block` was allocated
     trace_id freed = trace_id::none;      ///< where `block` was (first) freed

@@ -227,7 +227,9 @@ private:
         }
         const bool block_known = r_.block.address != nullptr && !is_leak(r_.kind);
         if (block_known || r_.allocated != trace_id::none) {
-            title(r_.nearest_only ? "nearest block allocated" : "allocated", r_.block.alloc_thread);
+            const bool mark = r_.kind == error_kind::out_of_order_rewind && !block_known;
+            title(r_.nearest_only ? "nearest block allocated" : (mark ? "mark made" : "allocated"),
+                  r_.block.alloc_thread);
             frames(r_.allocated, not_kept);
         }
         if (r_.block.state == block_state::freed || r_.freed != trace_id::none) {

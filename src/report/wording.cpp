@@ -220,6 +220,10 @@ void write_headline(writer& out, const report& r) noexcept {
             out.text(" went away");
             break;
         case error_kind::bad_alignment:
+            if (r.pointer != nullptr) {
+                out.text("buffer ").address(r.pointer).text(" is not aligned to ").number(r.given_alignment);
+                break;
+            }
             write_request(out, r);
             out.text(", which is no power of two");
             break;
@@ -232,6 +236,12 @@ void write_headline(writer& out, const report& r) noexcept {
             write_request(out, r);
             break;
         case error_kind::upstream_overlap:
+            if (r.owner.id != 0) {
+                out.text("buffer ").address(r.pointer).text(" of ").count(r.given_size, "byte");
+                out.text(" is in use by ");
+                write_short_name(out, r.owner);
+                break;
+            }
             out.text("upstream returned ").address(r.pointer).text(", which is in use, for a ");
             write_request(out, r);
             break;
@@ -244,7 +254,14 @@ void write_headline(writer& out, const report& r) noexcept {
             out.text(" does not fit the buffer of ").count(r.limit, "byte").text(", ");
             out.number(r.in_use).text(" in use");
             break;
-        case error_kind::out_of_order_rewind: out.text("a mark was rewound after an older one"); break;
+        case error_kind::out_of_order_rewind:
+            if (r.block.address != nullptr) {
+                write_block(out, r);
+                out.text(" was freed before a younger one");
+            } else {
+                out.text("a mark was rewound out of order");
+            }
+            break;
         case error_kind::default_resource_used:
             if (!r.has_given && r.pointer != nullptr) {
                 out.text("the default resource was changed and not restored, it is ");
@@ -319,7 +336,8 @@ std::string_view hint_of(const report& r) noexcept {
         case error_kind::foreign_thread: return "give each thread its own resource, or use threading::synchronized";
         case error_kind::destroyed_resource: return "the resource must outlive all that allocates from it";
         case error_kind::live_at_destruction: return "the blocks' owners must be destroyed before their resource";
-        case error_kind::bad_alignment: return "alignments are 1, 2, 4, 8 …";
+        case error_kind::bad_alignment:
+            return r.pointer != nullptr ? "declare the buffer with alignas" : "alignments are 1, 2, 4, 8 …";
         case error_kind::upstream_null: return "a memory_resource must throw std::bad_alloc instead of returning null";
         case error_kind::upstream_misaligned: return "the upstream resource ignores the alignment it is asked for";
         case error_kind::upstream_overlap: return "the upstream resource handed out the same memory twice";

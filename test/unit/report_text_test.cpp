@@ -274,7 +274,7 @@ const golden texts[] = {
   hint: make the buffer larger, or give the resource an upstream
 
 )"},
-    {out_of_order_rewind, R"(pmr_debug: out_of_order_rewind: a mark was rewound after an older one
+    {out_of_order_rewind, R"(pmr_debug: out_of_order_rewind: a mark was rewound out of order
   resource   "index" (general_purpose_resource #3 at 0x*)
   threads    reported by 2
   hint: rewind marks in the opposite order of their making

@@ -1,0 +1,270 @@
+#pragma once
+
+// State of a temp resource, floor 4. It sits in private pages, with its records.
+//
+// Records are an array in order of allocation. In a bump arena that is the order of addresses within a chunk, so an
+// address is found by bisection, rewinding is cutting the array, and recording is one append; a hash table would need
+// a probe a block for all of it. What is cut off moves to a ring of the past.
+//
+//   records:  | chunk 0: live, freed, live … | chunk 1: live … |      -> rewind ->      past: | gone | gone | …
+//
+// The lock covers everything but the options; no upstream and no handler is called under it. Members named `…_held`
+// expect it to be held.
+
+#include "metadata/registry.hpp"
+#include "os/brief_lock.hpp"
+#include "os/thread.hpp"
+#include "report/dispatch.hpp"
+
+#include <pmr_debug/temp_resource.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory_resource>
+
+namespace pmr_debug::detail {
+
+inline constexpr unsigned char temp_fresh = 0xAA;
+inline constexpr unsigned char temp_guard = 0xBB;
+inline constexpr unsigned char temp_dead = 0xDD;
+// Of births, deaths, and uses of a resource whose policy keeps no traces.
+inline constexpr unsigned temp_rare_frames = 16;
+
+enum class temp_source : std::uint8_t { given, upstream, pages };
+
+struct temp_chunk {
+    std::uintptr_t begin = 0;
+    std::size_t size = 0;
+    std::size_t alignment = 0;
+    std::uintptr_t next = 0;       // where the cursor stood when the arena went on to another chunk
+    std::uintptr_t high = 0;       // what lies between the cursor and this was used before, and is 0xDD if filled
+    std::size_t first_record = 0;  // index of the first record of this chunk
+    temp_chunk* older = nullptr;
+    temp_source from = temp_source::given;
+};
+
+enum class temp_state : std::uint8_t { live, freed, gone };  // gone: rewound or released
+
+struct temp_record {
+    std::uintptr_t address = 0;
+    std::size_t size = 0;
+    std::uint64_t serial = 0;
+    trace_id allocated = trace_id::none;
+    trace_id freed = trace_id::none;
+    std::uint32_t alloc_thread = 0;
+    std::uint32_t free_thread = 0;
+    std::uint8_t alignment_log2 = 0;
+    temp_state state = temp_state::live;
+    bool was_freed = false;  // gone, but deallocated before
+
+    [[nodiscard]] std::size_t alignment() const noexcept { return std::size_t{1} << alignment_log2; }
+};
+
+struct temp_damage {
+    error_kind kind = error_kind::overrun;
+    temp_record block;  // address 0: unknown
+    std::uintptr_t first_bad = 0;
+    std::size_t bad_bytes = 0;
+    std::uint8_t bad_value = 0;
+    std::uint8_t expected = 0;
+};
+
+/// A request on its way.
+struct temp_request {
+    std::size_t bytes = 0;
+    std::size_t alignment = 1;
+    trace_id here = trace_id::none;
+    std::uint32_t thread = 0;
+
+    [[nodiscard]] std::size_t room() const noexcept { return bytes != 0 ? bytes : 1; }
+};
+
+struct temp_core {
+    enum class placed : std::uint8_t { done, overflow, needs_upstream, needs_pages, no_records, damaged };
+
+    // Read by every call, written never.
+    std::pmr::memory_resource* upstream = nullptr;
+    temp_window* window = nullptr;
+    temp_shape shape;
+    unsigned alloc_frames = 0;
+    unsigned free_frames = 0;
+    std::size_t guard = 0;
+    bool fills = false;
+    temp_options options;
+    std::uintptr_t buffer = 0;
+    std::size_t buffer_bytes = 0;               // 0: there is none
+    std::atomic<std::size_t> claimed_bytes{0};  // as buffer_bytes, for other arenas to see
+    metadata::resource_record* self = nullptr;
+    error_tally errors;
+
+    alignas(64) os::brief_lock lock;
+    temp_window own_window;
+    temp_chunk* chunk = nullptr;  // the one the cursor is in
+    temp_record* records = nullptr;
+    std::size_t count = 0;
+    std::size_t capacity = 0;
+    std::size_t record_bytes = 0;
+    std::size_t newest_live = 0;  // lifo: index of it + 1
+    std::size_t needed = 0;       // offset of the cursor if there were one endless buffer, and no guards
+    std::size_t most_needed = 0;
+    std::size_t dead_bytes = 0;
+    bool spilled = false;  // the buffer did not suffice
+    std::uint64_t overflows = 0;
+    statistics used;
+    temp_record* past = nullptr;
+    std::size_t past_next = 0;
+    temp_chunk* waiting = nullptr;  // quarantine, oldest first, linked by `older`
+    temp_chunk* waiting_last = nullptr;
+    std::size_t waiting_bytes = 0;
+    std::size_t page_bytes = 0;  // from the system
+    std::size_t held_bytes = 0;  // from the upstream
+    std::size_t next_chunk_bytes = 0;
+    temp_mark* marks = nullptr;  // all that exist, youngest first
+
+    /// single_checked: number of the thread the resource is bound to, 0 before the first use.
+    /// unchecked: number of the thread that used it last, the only one that may look into the records.
+    alignas(64) std::atomic<std::uint32_t> thread{0};
+    std::atomic<trace_id> last_use{trace_id::none};
+
+    static temp_core* make(std::pmr::memory_resource* upstream, void* buffer, std::size_t bytes, const temp_options& o,
+                           const policy& p, const std::pmr::memory_resource* owner, temp_window* window, trace_id born);
+    void end(trace_id died) noexcept;
+
+    // ---- temp_memory.cpp: chunks, records, rewinding
+    [[nodiscard]] std::size_t extent(std::size_t bytes) const noexcept { return (bytes != 0 ? bytes : 1) + guard; }
+    bool grow_records_held() noexcept;
+    [[nodiscard]] temp_record* find_held(std::uintptr_t p) noexcept;
+    /// The block that holds \p p, else the one that lies before it in its chunk, else null.
+    [[nodiscard]] temp_record* find_near_held(std::uintptr_t p) noexcept;
+    [[nodiscard]] const temp_record* find_past_held(std::uintptr_t p, bool exactly) const noexcept;
+    /// Effects: gets a chunk that \p r fits in. Throws: std::bad_alloc, and what the upstream throws.
+    void grow(const temp_request& r, temp_source from);
+    void mark_free_held(temp_record& r, trace_id here, std::uint32_t me) noexcept;
+    [[nodiscard]] temp_position position_held() const noexcept;
+    /// Effects: verifies and forgets everything behind \p to.
+    void unwind(const temp_position& to, trace_id here, std::uint32_t me) noexcept;
+    /// Effects: verifies waiting chunks and gives them back, until no more than \p keep bytes wait. Returns: true if
+    ///   there was one.
+    bool drain(std::size_t keep) noexcept;
+    [[nodiscard]] temp_position start_held() noexcept;
+    // ---- temp_marks.cpp
+    void open_mark(temp_mark& m, trace_id here) noexcept;
+    /// Effects: rewinds to \p m, or reports why not. \p last: it goes out of existence afterwards.
+    void close_mark(temp_mark& m, trace_id here, std::uint32_t me, bool last) noexcept;
+    void void_marks(bool dead) noexcept;
+
+    // ---- temp_errors.cpp
+    [[nodiscard]] bool spoilt_held(temp_record& r, temp_damage& out) const noexcept;
+    [[nodiscard]] bool stale_held(std::uintptr_t from, std::uintptr_t to, temp_damage& out) const noexcept;
+    std::size_t verify(std::size_t first_record) noexcept;
+    std::size_t verify_dead(std::uintptr_t from, std::uintptr_t to) noexcept;
+    std::size_t verify_unused() noexcept;
+    void tell(const temp_damage& d) noexcept;
+    void tell_live(std::size_t first_record, std::string_view hint) noexcept;
+    void tell_request(error_kind kind, const void* p, const temp_request& r) noexcept;
+    void tell_mark(const temp_mark& m, std::string_view hint) noexcept;
+    void tell_shared_buffer() noexcept;
+    [[noreturn]] void refuse_request(const temp_request& r);
+    void overflow(const temp_request& r);
+    [[noreturn]] void fail();
+    void deallocate_oddly(void* p, const temp_request& given) noexcept;
+
+    void check_thread(std::uint32_t me, trace_id traced, const void* p, std::size_t bytes,
+                      std::size_t alignment) noexcept {
+        if (thread.load(std::memory_order_relaxed) == me) [[likely]] {
+            if (traced != trace_id::none) {
+                last_use.store(traced, std::memory_order_release);
+            }
+        } else {
+            bind_or_report(me, traced, p, bytes, alignment);
+        }
+    }
+    /// As every entry that is not allocate or deallocate does it.
+    std::uint32_t enter(trace_id here) noexcept;
+
+    /// Effects: puts the block of \p r at the cursor, if it can. \p out: its address; \p bad: for `damaged`.
+    template <temp_shape S>
+    placed place_held(const temp_request& r, void*& out, temp_damage& bad) noexcept;
+
+private:
+    void bind_or_report(std::uint32_t me, trace_id traced, const void* p, std::size_t bytes,
+                        std::size_t alignment) noexcept;
+    void bad_pointer(void* p, const temp_request& given) noexcept;
+    void bury_held(std::size_t from, trace_id here, std::uint32_t me) noexcept;
+    void retire(temp_chunk* c) noexcept;
+    void give_back(temp_chunk* c) noexcept;
+};
+
+/// Returns: true if all \p bytes at \p p are \p value.
+[[nodiscard]] inline bool all_bytes(std::uintptr_t p, std::size_t bytes, unsigned char value) noexcept {
+    const auto* const at = reinterpret_cast<const unsigned char*>(p);
+    return bytes == 0 || (at[0] == value && std::memcmp(at, at + 1, bytes - 1) == 0);
+}
+
+inline void fill_bytes(std::uintptr_t p, std::size_t bytes, unsigned char value) noexcept {
+    std::memset(reinterpret_cast<void*>(p), value, bytes);
+}
+
+[[nodiscard]] constexpr std::uintptr_t align_up(std::uintptr_t p, std::size_t alignment) noexcept {
+    return (p + (alignment - 1)) & ~(static_cast<std::uintptr_t>(alignment) - 1);
+}
+
+[[nodiscard]] block_info describe(const temp_record& r) noexcept;
+
+template <temp_shape S>
+temp_core::placed temp_core::place_held(const temp_request& r, void*& out, temp_damage& bad) noexcept {
+    const std::size_t needed_then = align_up(buffer + needed, r.alignment) - buffer + r.room();
+    const bool fits = buffer_bytes != 0 && !spilled && needed_then <= buffer_bytes;
+    if (buffer_bytes != 0 && !fits && !spilled) [[unlikely]] {
+        return placed::overflow;
+    }
+    const placed elsewhere = fits ? placed::needs_pages : placed::needs_upstream;
+    if (chunk == nullptr || (chunk->from == temp_source::upstream) == fits) [[unlikely]] {
+        return elsewhere;
+    }
+    const std::uintptr_t at = align_up(window->next, r.alignment);
+    if (at > window->end || r.room() + guard > window->end - at) [[unlikely]] {
+        return elsewhere;
+    }
+    if (count == capacity && !grow_records_held()) [[unlikely]] {
+        return placed::no_records;
+    }
+    const std::uintptr_t end = at + r.room() + guard;
+    if constexpr (S.fill) {
+        if (fills && chunk->high > window->next) {
+            const std::uintptr_t stop = end < chunk->high ? end : chunk->high;
+            if (!all_bytes(window->next, stop - window->next, temp_dead) && stale_held(window->next, stop, bad))
+                [[unlikely]] {
+                window->next = stop;  // not used again
+                return placed::damaged;
+            }
+        }
+        if (fills) {
+            fill_bytes(at, r.bytes, temp_fresh);
+        }
+        fill_bytes(at + r.bytes, end - at - r.bytes, temp_guard);
+    }
+    window->next = end;
+    needed = needed_then;
+    most_needed = needed > most_needed ? needed : most_needed;
+    temp_record& kept = records[count++];
+    kept = {};
+    kept.address = at;
+    kept.size = r.bytes;
+    kept.serial = ++used.total_allocations;
+    kept.allocated = r.here;
+    kept.alloc_thread = r.thread;
+    kept.alignment_log2 = static_cast<std::uint8_t>(__builtin_ctzl(r.alignment));
+    newest_live = count;
+    ++used.live_blocks;
+    used.live_bytes += r.bytes;
+    used.total_bytes += r.bytes;
+    used.peak_blocks = used.live_blocks > used.peak_blocks ? used.live_blocks : used.peak_blocks;
+    used.peak_bytes = used.live_bytes > used.peak_bytes ? used.live_bytes : used.peak_bytes;
+    out = reinterpret_cast<void*>(at);
+    return placed::done;
+}
+
+}  // namespace pmr_debug::detail

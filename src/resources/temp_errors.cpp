@@ -1,0 +1,439 @@
+// Everything a temp resource finds wrong, and what it says of it.
+
+#include "metadata/arena.hpp"
+#include "report/leaks.hpp"
+#include "report/writer.hpp"
+#include "resources/temp_core.hpp"
+#include "stack/capture.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <new>
+
+namespace pmr_debug::detail {
+
+namespace {
+
+// A block further away than this says nothing about a stray pointer.
+constexpr std::size_t near_bytes = std::size_t{1} << 20;
+
+report about(error_kind kind, const metadata::resource_record* self, const void* p) noexcept {
+    report r;
+    r.kind = kind;
+    r.resource = metadata::describe(self);
+    r.pointer = p;
+    return r;
+}
+
+report about(error_kind kind, const metadata::resource_record* self, const void* p,
+             const temp_request& given) noexcept {
+    report r = about(kind, self, p);
+    r.has_given = true;
+    r.given_size = given.bytes;
+    r.given_alignment = given.alignment;
+    return r;
+}
+
+void add_block(report& r, const temp_record& known) noexcept {
+    r.block = describe(known);
+    r.allocated = known.allocated;
+    r.freed = known.freed;
+}
+
+// Counts the bytes of [from, to) that are not `value`, and makes them so: each damage is told once.
+bool repair(std::uintptr_t from, std::uintptr_t to, unsigned char value, temp_damage& out) noexcept {
+    out.bad_bytes = 0;
+    out.expected = value;
+    auto* const bytes = reinterpret_cast<unsigned char*>(from);
+    for (std::size_t i = 0; i < to - from; ++i) {
+        if (bytes[i] != value) {
+            if (out.bad_bytes++ == 0) {
+                out.first_bad = from + i;
+                out.bad_value = bytes[i];
+            }
+            bytes[i] = value;
+        }
+    }
+    return out.bad_bytes != 0;
+}
+
+}  // namespace
+
+block_info describe(const temp_record& r) noexcept {
+    return {.address = reinterpret_cast<const void*>(r.address),
+            .size = r.size,
+            .alignment = r.alignment(),
+            .serial = r.serial,
+            .state = r.state == temp_state::live ? block_state::live : block_state::freed,
+            .alloc_thread = r.alloc_thread,
+            .free_thread = r.free_thread};
+}
+
+// ---- Damage --------------------------------------------------------------------------------------------------------
+
+bool temp_core::spoilt_held(temp_record& r, temp_damage& out) const noexcept {
+    const std::uintptr_t end = r.address + extent(r.size);
+    const bool live = r.state == temp_state::live;
+    const std::uintptr_t from = live ? r.address + r.size : r.address;
+    const unsigned char expected = live ? temp_guard : temp_dead;
+    const bool kept = live ? shape.fill : fills;
+    if (!kept || all_bytes(from, end - from, expected) || !repair(from, end, expected, out)) {
+        return false;
+    }
+    out.kind = live ? error_kind::overrun : error_kind::write_after_free;
+    out.block = r;
+    return true;
+}
+
+bool temp_core::stale_held(std::uintptr_t from, std::uintptr_t to, temp_damage& out) const noexcept {
+    while (from != to && *reinterpret_cast<const unsigned char*>(from) == temp_dead) {
+        ++from;
+    }
+    if (from == to) {
+        return false;
+    }
+    out.kind = error_kind::use_after_free;
+    if (const temp_record* const r = find_past_held(from, false); r != nullptr) {
+        out.block = *r;
+        out.kind = r->was_freed ? error_kind::write_after_free : error_kind::use_after_free;
+        to = std::min(to, r->address + extent(r->size));
+    }
+    return repair(from, to, temp_dead, out);
+}
+
+std::size_t temp_core::verify(std::size_t first_record) noexcept {
+    std::size_t found = 0;
+    for (std::size_t i = first_record; shape.fill;) {
+        temp_damage bad;
+        bool any = false;
+        {
+            const os::brief_hold<true> hold(lock);
+            while (i < count && !any) {
+                any = spoilt_held(records[i++], bad);
+            }
+        }
+        if (!any) {
+            break;
+        }
+        tell(bad);
+        ++found;
+    }
+    return found;
+}
+
+std::size_t temp_core::verify_dead(std::uintptr_t from, std::uintptr_t to) noexcept {
+    std::size_t found = 0;
+    while (fills && from < to && !all_bytes(from, to - from, temp_dead)) {
+        temp_damage bad;
+        {
+            const os::brief_hold<true> hold(lock);
+            if (!stale_held(from, to, bad)) {
+                break;
+            }
+        }
+        tell(bad);
+        ++found;
+    }
+    return found;
+}
+
+std::size_t temp_core::verify_unused() noexcept {
+    for (std::size_t found = 0;; ++found) {
+        temp_damage bad;
+        bool any = false;
+        const auto look = [&](std::uintptr_t from, std::uintptr_t to) noexcept {
+            any = any || (fills && from < to && !all_bytes(from, to - from, temp_dead) && stale_held(from, to, bad));
+        };
+        {
+            const os::brief_hold<true> hold(lock);
+            for (const temp_chunk* c = chunk; c != nullptr; c = c->older) {
+                look(c == chunk ? window->next : c->next, c->high);
+            }
+            for (const temp_chunk* c = waiting; c != nullptr; c = c->older) {
+                look(c->begin, c->high);
+            }
+        }
+        if (!any) {
+            return found;
+        }
+        tell(bad);
+    }
+}
+
+void temp_core::tell(const temp_damage& d) noexcept {
+    const auto* const first = reinterpret_cast<const void*>(d.first_bad);
+    report r = about(d.kind, self, d.block.address != 0 ? reinterpret_cast<const void*>(d.block.address) : first);
+    if (d.block.address != 0) {
+        add_block(r, d.block);
+    }
+    if (d.kind == error_kind::use_after_free) {
+        r.pointer = first;
+        r.hint = "its memory went away with release() or a rewind; whoever wrote there kept a pointer";
+    }
+    r.first_bad = first;
+    r.bad_bytes = d.bad_bytes;
+    r.bad_value = d.bad_value;
+    r.expected_value = d.expected;
+    raise(errors, r);
+}
+
+// ---- Requests ------------------------------------------------------------------------------------------------------
+
+void temp_core::tell_request(error_kind kind, const void* p, const temp_request& request) noexcept {
+    report r = about(kind, self, p, request);
+    raise(errors, r);
+}
+
+void temp_core::refuse_request(const temp_request& r) {
+    if (shape.checks && !std::has_single_bit(r.alignment)) {
+        tell_request(error_kind::bad_alignment, nullptr, r);
+    }
+    fail();
+}
+
+void temp_core::fail() {
+    {
+        const os::brief_hold<true> hold(lock);
+        ++used.failed_allocations;
+    }
+    throw std::bad_alloc();
+}
+
+void temp_core::overflow(const temp_request& request) {
+    const bool refuse = options.overflow == temp_overflow::refuse;
+    std::size_t in_use = 0;
+    std::size_t total = 0;
+    {
+        const os::brief_hold<true> hold(lock);
+        if (spilled) {
+            return;  // another thread was faster
+        }
+        in_use = needed;
+        total = align_up(buffer + needed, request.alignment) - buffer + request.room();
+        spilled = !refuse;
+        ++overflows;
+        most_needed = std::max(most_needed, total);
+    }
+    if (options.overflow != temp_overflow::silent) {
+        fixed_text<160> hint;
+        {
+            writer out(fixed_text<160>::sink, &hint);
+            out.text("a buffer of ").count(total, "byte").text(" would have held this request and all before it; ");
+            out.text("advice() tells what all of them take");
+        }
+        report r = about(error_kind::arena_overflow, self, nullptr, request);
+        r.limit = buffer_bytes;
+        r.in_use = in_use;
+        r.hint = hint.view();
+        raise(errors, r);
+    }
+    if (refuse) {
+        fail();
+    }
+}
+
+// ---- Frees ---------------------------------------------------------------------------------------------------------
+
+void temp_core::deallocate_oddly(void* p, const temp_request& given) noexcept {
+    temp_record known;
+    temp_damage bad;
+    bool spoilt = false;
+    bool out_of_order = false;
+    {
+        const os::brief_hold<true> hold(lock);
+        temp_record* const r = p != nullptr ? find_held(reinterpret_cast<std::uintptr_t>(p)) : nullptr;
+        if (r != nullptr) {
+            known = *r;
+            if (r->state == temp_state::live) {
+                out_of_order = options.lifo && newest_live != static_cast<std::size_t>(r - records) + 1;
+                spoilt = spoilt_held(*r, bad);
+                mark_free_held(*r, given.here, given.thread);
+            }
+        }
+    }
+    if (known.address == 0 || known.state != temp_state::live) {
+        bad_pointer(p, given);
+        return;
+    }
+    const auto mismatch = [&](error_kind kind) noexcept {
+        report r = about(kind, self, p, given);
+        add_block(r, known);
+        raise(errors, r);
+    };
+    if (known.size != given.bytes) {
+        mismatch(error_kind::size_mismatch);
+    }
+    if (known.alignment() != given.alignment) {
+        mismatch(error_kind::alignment_mismatch);
+    }
+    if (out_of_order) {
+        report r = about(error_kind::out_of_order_rewind, self, p, given);
+        add_block(r, known);
+        r.hint = "free blocks in the opposite order of their allocation, or leave the option `lifo` off";
+        raise(errors, r);
+    }
+    if (spoilt) {
+        tell(bad);
+    }
+}
+
+void temp_core::bad_pointer(void* p, const temp_request& given) noexcept {
+    report r = about(error_kind::invalid_free, self, p, given);
+    if (p == nullptr) {
+        r.kind = error_kind::null_free;
+        raise(errors, r);
+        return;
+    }
+    const auto at = reinterpret_cast<std::uintptr_t>(p);
+    temp_record close;
+    bool held = false;
+    bool past_block = false;
+    {
+        const os::brief_hold<true> hold(lock);
+        if (const temp_record* const near = find_near_held(at); near != nullptr) {
+            close = *near;
+            held = at - near->address < std::max(near->size, std::size_t{1});
+        }
+        if (!held || close.address != at) {
+            if (const temp_record* const old = find_past_held(at, true); old != nullptr) {
+                close = *old;
+                past_block = true;
+            }
+        }
+    }
+    const bool freed_here = held && close.address == at;
+    // Another owner comes first: the address may have been ours once and be theirs now. But that an upstream owns the
+    // address of a block of ours is no wonder.
+    metadata::owned_block theirs;
+    const metadata::below ask = freed_here || past_block ? metadata::below::skip : metadata::below::ask;
+    const bool inside = held && !freed_here && !past_block;
+    if (const resource_ref owner = inside ? resource_ref{} : metadata::find_owner(p, self, ask, &theirs);
+        owner.id != 0) {
+        r.kind = error_kind::wrong_resource;
+        r.owner = owner;
+        r.block = theirs.block;
+        r.allocated = theirs.allocated;
+    } else if (freed_here) {
+        r.kind = error_kind::double_free;
+        add_block(r, close);
+    } else if (past_block) {
+        add_block(r, close);
+        r.hint = "its memory went away with release() or a rewind before it was freed";
+    } else if (inside) {
+        r.kind = error_kind::interior_free;
+        add_block(r, close);
+    } else if (close.address != 0 && at - close.address < near_bytes) {
+        add_block(r, close);
+        r.nearest_only = true;
+    }
+    raise(errors, r);
+}
+
+// ---- The arena itself
+// ------------------------------------------------------------------------------------------------
+
+void temp_core::tell_live(std::size_t first_record, std::string_view hint) noexcept {
+    leak_grouper groups;
+    {
+        const os::brief_hold<true> hold(lock);
+        for (std::size_t i = first_record; i < count; ++i) {
+            const temp_record& r = records[i];
+            if (r.state == temp_state::live) {
+                groups.add(r.allocated, r.size, reinterpret_cast<const void*>(r.address), r.serial);
+            }
+        }
+    }
+    if (groups.total_blocks() == 0) {
+        return;
+    }
+    report r = about(error_kind::live_at_destruction, self, nullptr);
+    r.leaks = groups.finish();
+    r.leaked_blocks = groups.total_blocks();
+    r.leaked_bytes = groups.total_bytes();
+    r.hint = hint;
+    raise(errors, r);
+}
+
+void temp_core::tell_mark(const temp_mark& m, std::string_view hint) noexcept {
+    report r = about(error_kind::out_of_order_rewind, self, nullptr);
+    if (m.core_ != nullptr && m.core_ != this) {
+        r.owner = metadata::describe(m.core_->self);
+    }
+    r.allocated = m.taken_;
+    r.hint = hint;
+    raise(errors, r);
+}
+
+void temp_core::tell_shared_buffer() noexcept {
+    struct search {
+        temp_core* self;
+        resource_ref found;
+    } s{this, {}};
+    metadata::for_each_living_resource(
+        [](metadata::resource_record& r, void* context) noexcept {
+            auto& want = *static_cast<search*>(context);
+            if (r.kind != metadata::resource_kind::temp || r.core == want.self) {
+                return true;
+            }
+            auto& other = *static_cast<temp_core*>(r.core);
+            const std::size_t bytes = other.claimed_bytes.load(std::memory_order_relaxed);
+            const std::uintptr_t from = want.self->buffer;
+            const std::uintptr_t to = from + want.self->buffer_bytes;
+            if (!other.shape.checks || from >= other.buffer + bytes || to <= other.buffer ||
+                (other.shape.threads == threading::unchecked &&
+                 other.thread.load(std::memory_order_relaxed) != os::this_thread().number)) {
+                return true;
+            }
+            const os::brief_hold<true> hold(other.lock);
+            const temp_record* const block = other.find_near_held(from);
+            if (block != nullptr && block->state == temp_state::live && to <= block->address + block->size) {
+                return true;  // an arena on a block of another one
+            }
+            want.found = metadata::describe(&r);
+            return false;
+        },
+        &s);
+    if (s.found.id == 0) {
+        return;
+    }
+    report r = about(error_kind::upstream_overlap, self, reinterpret_cast<const void*>(buffer),
+                     {.bytes = buffer_bytes, .alignment = options.buffer_alignment});
+    r.owner = s.found;
+    r.hint = "give each arena a buffer of its own; this one goes on without";
+    claimed_bytes.store(0, std::memory_order_relaxed);
+    {
+        const os::brief_hold<true> hold(lock);
+        metadata::process_arena()->free(chunk, sizeof(temp_chunk));
+        chunk = nullptr;
+        *window = {};
+        buffer_bytes = 0;
+    }
+    raise(errors, r);
+}
+
+void temp_core::bind_or_report(std::uint32_t me, trace_id traced, const void* p, std::size_t bytes,
+                               std::size_t alignment) noexcept {
+    std::uint32_t bound = 0;
+    if (thread.compare_exchange_strong(bound, me, std::memory_order_relaxed)) {
+        last_use.store(traced != trace_id::none ? traced : capture_trace(temp_rare_frames), std::memory_order_release);
+        return;
+    }
+    report r = about(error_kind::foreign_thread, self, p, {.bytes = bytes, .alignment = alignment});
+    r.has_given = bytes != 0 || alignment != 0;
+    r.other_thread = bound;
+    r.other = last_use.load(std::memory_order_acquire);
+    raise(errors, r);
+}
+
+std::uint32_t temp_core::enter(trace_id here) noexcept {
+    const std::uint32_t me = os::this_thread().number;
+    if (shape.checks && shape.threads == threading::single_checked) {
+        check_thread(me, here, nullptr, 0, 0);
+    }
+    if (shape.checks && shape.threads == threading::unchecked) {
+        thread.store(me, std::memory_order_relaxed);
+    }
+    return me;
+}
+
+}  // namespace pmr_debug::detail

@@ -1,0 +1,402 @@
+// Chunks, records, and the way back.
+
+#include "metadata/arena.hpp"
+#include "os/virtual_memory.hpp"
+#include "resources/temp_core.hpp"
+#include "resources/upstream.hpp"
+
+#include <algorithm>
+#include <new>
+
+namespace pmr_debug::detail {
+
+namespace {
+
+constexpr std::size_t first_record_bytes = 4096;
+// What guards need beyond a buffer comes in pieces of at least this.
+constexpr std::size_t least_pages = std::size_t{1} << 16;
+
+temp_chunk* new_chunk() noexcept {
+    void* const place = metadata::process_arena()->allocate(sizeof(temp_chunk));
+    return place != nullptr ? ::new (place) temp_chunk : nullptr;
+}
+
+void delete_chunk(temp_chunk* c) noexcept {
+    metadata::process_arena()->free(c, sizeof(temp_chunk));
+}
+
+bool overlaps(const temp_chunk* list, std::uintptr_t begin, std::size_t size) noexcept {
+    for (; list != nullptr; list = list->older) {
+        if (begin < list->begin + list->size && list->begin < begin + size) {
+            return true;
+        }
+    }
+    return false;
+}
+
+}  // namespace
+
+temp_core* temp_core::make(std::pmr::memory_resource* upstream, void* buffer, std::size_t bytes, const temp_options& o,
+                           const policy& p, const std::pmr::memory_resource* owner, temp_window* window,
+                           trace_id born) {
+    metadata::arena* const shared = metadata::process_arena();
+    void* const place = shared != nullptr ? shared->allocate(sizeof(temp_core)) : nullptr;
+    temp_chunk* const given = place != nullptr && buffer != nullptr && bytes != 0 ? new_chunk() : nullptr;
+    if (place == nullptr || (given == nullptr && buffer != nullptr && bytes != 0)) {
+        if (place != nullptr) {
+            shared->free(place, sizeof(temp_core));
+        }
+        throw std::bad_alloc();
+    }
+    auto* const core = ::new (place) temp_core;
+    core->upstream = upstream;
+    core->shape = temp_shape_of(p);
+    core->window = core->shape.checks ? &core->own_window : window;
+    core->alloc_frames = p.alloc_frames;
+    core->free_frames = p.free_frames;
+    core->guard = p.guard_bytes;
+    core->fills = p.fill;
+    core->options = o;
+    core->options.name = {};  // the registry has a copy
+    core->next_chunk_bytes = std::max(o.first_chunk_bytes, sizeof(std::max_align_t));
+    core->errors.handler.store(o.handler, std::memory_order_relaxed);
+    if (given != nullptr) {
+        core->buffer = reinterpret_cast<std::uintptr_t>(buffer);
+        core->buffer_bytes = bytes;
+        core->claimed_bytes.store(bytes, std::memory_order_relaxed);
+        given->begin = given->next = given->high = core->buffer;
+        given->size = bytes;
+        core->chunk = given;
+        *core->window = {.next = core->buffer, .end = core->buffer + bytes};
+    }
+    const auto owns = [](void* c, const void* address, metadata::owned_block* out) noexcept {
+        auto& self = *static_cast<temp_core*>(c);
+        // Without locks only the thread that used the resource last may look.
+        if (self.shape.threads == threading::unchecked &&
+            self.thread.load(std::memory_order_relaxed) != os::this_thread().number) {
+            return false;
+        }
+        const os::brief_hold<true> hold(self.lock);
+        const temp_record* const r = self.find_held(reinterpret_cast<std::uintptr_t>(address));
+        if (r == nullptr || r->state != temp_state::live) {
+            return false;
+        }
+        *out = {.block = describe(*r), .allocated = r->allocated};
+        return true;
+    };
+    core->self =
+        metadata::register_resource(metadata::resource_kind::temp, "temp_resource", o.name, owner, upstream, core, born,
+                                    core->shape.checks ? static_cast<metadata::owns_function>(owns) : nullptr);
+    return core;
+}
+
+void temp_core::end(trace_id died) noexcept {
+    drain(0);
+    metadata::unregister_resource(self, died);
+    metadata::arena& shared = *metadata::process_arena();
+    if (chunk != nullptr) {
+        delete_chunk(chunk);
+    }
+    if (records != nullptr) {
+        shared.free(records, record_bytes);
+    }
+    if (past != nullptr) {
+        shared.free(past, options.freed_records * sizeof(temp_record));
+    }
+    this->~temp_core();
+    shared.free(this, sizeof(temp_core));
+}
+
+bool temp_core::grow_records_held() noexcept {
+    metadata::arena& shared = *metadata::process_arena();
+    const std::size_t bytes = record_bytes != 0 ? record_bytes * 2 : first_record_bytes;
+    auto* const fresh = static_cast<temp_record*>(shared.allocate(bytes));
+    if (fresh == nullptr) {
+        return false;
+    }
+    std::uninitialized_copy_n(records, count, fresh);
+    if (records != nullptr) {
+        shared.free(records, record_bytes);
+    }
+    records = fresh;
+    record_bytes = bytes;
+    capacity = bytes / sizeof(temp_record);
+    return true;
+}
+
+temp_record* temp_core::find_near_held(std::uintptr_t p) noexcept {
+    std::size_t stop = count;
+    for (const temp_chunk* c = chunk; c != nullptr; stop = c->first_record, c = c->older) {
+        if (p >= c->begin && p < c->begin + c->size) {
+            temp_record* const first = records + c->first_record;
+            temp_record* const behind = std::upper_bound(
+                first, records + stop, p, [](std::uintptr_t at, const temp_record& r) { return at < r.address; });
+            return behind != first ? behind - 1 : nullptr;
+        }
+    }
+    return nullptr;
+}
+
+temp_record* temp_core::find_held(std::uintptr_t p) noexcept {
+    if (count != 0 && records[count - 1].address == p) {
+        return records + count - 1;
+    }
+    temp_record* const r = find_near_held(p);
+    return r != nullptr && r->address == p ? r : nullptr;
+}
+
+const temp_record* temp_core::find_past_held(std::uintptr_t p, bool exactly) const noexcept {
+    const std::size_t size = options.freed_records;
+    const std::size_t kept = past != nullptr ? std::min(past_next, size) : 0;
+    for (std::size_t i = 1; i <= kept; ++i) {
+        const temp_record& r = past[(past_next - i) % size];
+        if (r.address == p || (!exactly && r.address < p && p - r.address < extent(r.size))) {
+            return &r;
+        }
+    }
+    return nullptr;
+}
+
+void temp_core::grow(const temp_request& r, temp_source from) {
+    if (!shape.checks && buffer_bytes != 0 && options.overflow == temp_overflow::refuse) {
+        fail();
+    }
+    const std::size_t least = r.room() + guard;
+    std::size_t bytes = 0;
+    std::size_t alignment = std::max(r.alignment, alignof(std::max_align_t));
+    void* p = nullptr;
+    if (from == temp_source::pages) {
+        bytes = os::round_up(std::max(least, least_pages), os::page_size());
+        p = os::map(bytes, std::max(alignment, os::page_size()));
+        if (p == nullptr) {
+            fail();
+        }
+    } else {
+        {
+            const os::brief_hold<true> hold(lock);
+            bytes = std::max(next_chunk_bytes, os::round_up(least, alignof(std::max_align_t)));
+        }
+        try {
+            p = ask_upstream(*upstream, bytes, alignment);
+        } catch (...) {
+            // What waits in quarantine may be what is missing.
+            if (!drain(0)) {
+                const os::brief_hold<true> hold(lock);
+                ++used.failed_allocations;
+                throw;
+            }
+            return;  // the caller tries again
+        }
+        if (p == nullptr || (reinterpret_cast<std::uintptr_t>(p) & (alignment - 1)) != 0) {
+            if (shape.checks) {
+                tell_request(p == nullptr ? error_kind::upstream_null : error_kind::upstream_misaligned, p,
+                             {.bytes = bytes, .alignment = alignment});
+            }
+            if (p != nullptr) {
+                upstream->deallocate(p, bytes, alignment);
+            }
+            fail();
+        }
+    }
+    temp_chunk* const c = new_chunk();
+    const auto begin = reinterpret_cast<std::uintptr_t>(p);
+    bool taken = false;
+    if (c != nullptr) {
+        const os::brief_hold<true> hold(lock);
+        taken = overlaps(chunk, begin, bytes) || overlaps(waiting, begin, bytes);
+        if (!taken) {
+            if (chunk != nullptr) {
+                chunk->next = window->next;
+            }
+            *c = {.begin = begin,
+                  .size = bytes,
+                  .alignment = alignment,
+                  .next = begin,
+                  .high = begin,
+                  .first_record = count,
+                  .older = chunk,
+                  .from = from};
+            chunk = c;
+            *window = {.next = begin, .end = begin + bytes};
+            if (from == temp_source::pages) {
+                page_bytes += bytes;
+            } else {
+                held_bytes += bytes;
+                next_chunk_bytes = bytes <= SIZE_MAX / 8 ? bytes * 2 : bytes;
+            }
+            return;
+        }
+    }
+    if (c != nullptr) {
+        delete_chunk(c);
+    }
+    if (taken) {
+        // It belongs to the chunk that is there: giving it back would free that.
+        if (shape.checks) {
+            tell_request(error_kind::upstream_overlap, p, {.bytes = bytes, .alignment = alignment});
+        }
+    } else if (from == temp_source::pages) {
+        os::unmap(p, bytes);
+    } else {
+        upstream->deallocate(p, bytes, alignment);
+    }
+    fail();
+}
+
+void temp_core::mark_free_held(temp_record& r, trace_id here, std::uint32_t me) noexcept {
+    r.state = temp_state::freed;
+    r.freed = here;
+    r.free_thread = me;
+    --used.live_blocks;
+    used.live_bytes -= r.size;
+    ++used.total_deallocations;
+    dead_bytes += r.size;
+    if (fills) {
+        fill_bytes(r.address, extent(r.size), temp_dead);
+    }
+    while (newest_live != 0 && newest_live <= count && records[newest_live - 1].state != temp_state::live &&
+           options.lifo) {
+        --newest_live;
+    }
+}
+
+temp_position temp_core::position_held() const noexcept {
+    return {.chunk = chunk, .next = window->next, .records = count, .needed = needed, .spilled = spilled};
+}
+
+temp_position temp_core::start_held() noexcept {
+    temp_chunk* oldest = chunk;
+    while (oldest != nullptr && oldest->older != nullptr) {
+        oldest = oldest->older;
+    }
+    if (oldest == nullptr || oldest->from != temp_source::given) {
+        return {};
+    }
+    return {.chunk = oldest, .next = oldest->begin};
+}
+
+void temp_core::bury_held(std::size_t from, trace_id here, std::uint32_t me) noexcept {
+    const std::size_t size = options.freed_records;
+    if (past == nullptr && size != 0 && from < count) {
+        past = static_cast<temp_record*>(metadata::process_arena()->allocate(size * sizeof(temp_record)));
+    }
+    const std::size_t kept_from = count - std::min(count, size);
+    for (std::size_t i = from; i < count; ++i) {
+        temp_record& r = records[i];
+        if (r.state == temp_state::live) {
+            --used.live_blocks;
+            used.live_bytes -= r.size;
+            r.freed = here;
+            r.free_thread = me;
+        } else {
+            dead_bytes -= r.size;
+            r.was_freed = true;
+        }
+        r.state = temp_state::gone;
+        if (past != nullptr && i >= kept_from) {
+            std::construct_at(past + past_next % size, r);
+            ++past_next;
+        }
+    }
+    count = std::min(count, from);
+    newest_live = count;
+    while (options.lifo && newest_live != 0 && records[newest_live - 1].state != temp_state::live) {
+        --newest_live;
+    }
+}
+
+void temp_core::unwind(const temp_position& to, trace_id here, std::uint32_t me) noexcept {
+    verify(to.records);
+    temp_chunk* gone = nullptr;
+    {
+        const os::brief_hold<true> hold(lock);
+        bury_held(to.records, here, me);
+        while (chunk != nullptr && chunk != to.chunk) {
+            temp_chunk* const c = chunk;
+            c->next = window->next;
+            chunk = c->older;
+            *window =
+                chunk != nullptr ? temp_window{.next = chunk->next, .end = chunk->begin + chunk->size} : temp_window{};
+            c->older = gone;
+            gone = c;
+        }
+        // With reuse of the last block the cursor may stand before the mark already.
+        if (chunk != nullptr && to.next < window->next) {
+            if (fills) {
+                fill_bytes(to.next, window->next - to.next, temp_dead);
+            }
+            chunk->high = std::max(chunk->high, window->next);
+            window->next = to.next;
+        }
+        needed = to.needed;
+        spilled = to.spilled;
+        if (chunk == nullptr || chunk->from == temp_source::given) {
+            next_chunk_bytes = std::max(options.first_chunk_bytes, sizeof(std::max_align_t));
+        }
+    }
+    while (gone != nullptr) {
+        temp_chunk* const c = gone;
+        gone = c->older;
+        retire(c);
+    }
+}
+
+void temp_core::retire(temp_chunk* c) noexcept {
+    if (fills) {
+        verify_dead(c->next, c->high);
+        fill_bytes(c->begin, c->next - c->begin, temp_dead);
+        c->high = std::max(c->high, c->next);
+        c->next = c->begin;
+    }
+    if (!fills || options.quarantine_bytes == 0 || c->from == temp_source::pages) {
+        give_back(c);
+        return;
+    }
+    {
+        const os::brief_hold<true> hold(lock);
+        c->older = nullptr;
+        (waiting != nullptr ? waiting_last->older : waiting) = c;
+        waiting_last = c;
+        waiting_bytes += c->size;
+    }
+    drain(options.quarantine_bytes);
+}
+
+bool temp_core::drain(std::size_t keep) noexcept {
+    bool any = false;
+    for (;;) {
+        temp_chunk* c = nullptr;
+        {
+            const os::brief_hold<true> hold(lock);
+            if (waiting != nullptr && waiting_bytes > keep) {
+                c = waiting;
+                waiting = c->older;
+                waiting_bytes -= c->size;
+            }
+        }
+        if (c == nullptr) {
+            return any;
+        }
+        any = true;
+        verify_dead(c->begin, c->high);
+        give_back(c);
+    }
+}
+
+void temp_core::give_back(temp_chunk* c) noexcept {
+    if (c->from == temp_source::pages) {
+        // If the system refuses, the pages stay mapped, and stay counted.
+        const bool gone = os::unmap(reinterpret_cast<void*>(c->begin), c->size);
+        const os::brief_hold<true> hold(lock);
+        page_bytes -= gone ? c->size : 0;
+    } else {
+        {
+            const os::brief_hold<true> hold(lock);
+            held_bytes -= c->size;
+        }
+        upstream->deallocate(reinterpret_cast<void*>(c->begin), c->size, c->alignment);
+    }
+    delete_chunk(c);
+}
+
+}  // namespace pmr_debug::detail
