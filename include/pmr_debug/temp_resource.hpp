@@ -105,8 +105,8 @@ struct temp_engine {
 
 template <std::size_t N>
 struct temp_storage {
-    [[nodiscard]] void* data() noexcept { return bytes; }
-    alignas(std::max_align_t) unsigned char bytes[N];
+    [[nodiscard]] void* data() noexcept { return inside_; }
+    alignas(std::max_align_t) unsigned char inside_[N];
 };
 template <>
 struct temp_storage<0> {

@@ -89,6 +89,14 @@ std::string_view temp_resource_base::name() const noexcept {
     return metadata::describe(core_->self).name;
 }
 
+error_counts temp_resource_base::errors() const noexcept {
+    return detail::snapshot(core_->errors);
+}
+
+bool temp_resource_base::ok() const noexcept {
+    return detail::ok(core_->errors);
+}
+
 statistics temp_resource_base::stats() const noexcept {
     const os::brief_hold<true> hold(core_->lock);
     statistics s = core_->used;

@@ -469,7 +469,7 @@ struct wrong_order {  // the resource dies first
 };
 
 __attribute__((noinline)) void fill_vector_here(std::pmr::vector<int>& v) {
-    v.assign(10, 1);
+    v.reserve(10);
     asm volatile("# fill_vector_here" ::: "memory");
 }
 
