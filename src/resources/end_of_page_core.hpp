@@ -112,6 +112,17 @@ struct slot_ref {
     [[nodiscard]] slot_record& record() const noexcept { return owner->records[index]; }
 };
 
+/// Effects: adds \p n. Returns: the value before. Costs no atomic exchange while the process has one thread.
+template <class T>
+T add_to(std::atomic<T>& counter, T n) noexcept {
+    if (!os::single_threaded()) {
+        return counter.fetch_add(n, std::memory_order_acq_rel);
+    }
+    const T before = counter.load(std::memory_order_relaxed);
+    counter.store(static_cast<T>(before + n), std::memory_order_relaxed);
+    return before;
+}
+
 /// What became of a granule.
 enum class granule_use : std::uint8_t { untouched, in_use, sealed };
 

@@ -141,7 +141,7 @@ void fence_engine<S>::deallocate(fence_core* core, void* p, std::size_t bytes, s
     }
     slot_record& r = s.record();
     slot_state before = slot_state::live;
-    if constexpr (locked) {
+    if (locked && !os::single_threaded()) {
         r.state.compare_exchange_strong(before, slot_state::freeing, std::memory_order_acq_rel);
     } else {
         before = r.state.load(std::memory_order_relaxed);

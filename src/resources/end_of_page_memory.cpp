@@ -527,11 +527,11 @@ void let_go(fence_core& core, slot_ref s, slot_state state) noexcept {
             if (core.rules.fill) {
                 std::memset(at(address_of(core, s)), freed_byte, r.size);
             }
-            core.pending_bytes.fetch_add(os::round_up(r.size, page), std::memory_order_relaxed);
+            add_to(core.pending_bytes, os::round_up(r.size, page));
         }
     }
     r.state.store(state, std::memory_order_release);
-    if (u.unfreed.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    if (add_to(u.unfreed, ~std::uint32_t{0}) == 1) {  // one less
         retire(core, u);
     } else if (core.trapping && core.pending_bytes.load(std::memory_order_relaxed) > core.options.quarantine_bytes) {
         evict(core);
