@@ -1,5 +1,6 @@
 #include "rows.hpp"
 
+#include <pmr_debug/end_of_page_resource.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
 
@@ -38,6 +39,8 @@ constexpr policy traces_canary{.fill = false};
 constexpr policy default_unchecked{.threads = threading::unchecked};
 constexpr policy default_single_checked{.threads = threading::single_checked};
 
+constexpr policy trap_at_once{.dead = pmr_debug::dead_unit::trap_at_once};
+
 template <policy P>
 void with_general_purpose(resource_user use, void* context) {
     pmr_debug::page_resource pages;
@@ -74,6 +77,14 @@ constexpr std::array all_rows {
         row{"default unchecked", with_general_purpose<default_unchecked>, false},
         row{"default single_checked", with_general_purpose<default_single_checked>, false},
         row{"thorough", with_general_purpose<pmr_debug::thorough_policy>, true, true, true},
+        row{"end_of_page", with_plain<pmr_debug::end_of_page_resource>, false, true, false, true},
+        row{"end_of_page fast",
+            with_plain<pmr_debug::basic_end_of_page_resource<pmr_debug::fast_policy>>,
+            false,
+            true,
+            false,
+            true},
+        row{"end_of_page at once", with_plain<pmr_debug::basic_end_of_page_resource<trap_at_once>>, false, true, true},
 #if PMR_DEBUG_BENCH_TRACKING
         row{"tracking counts/malloc", with_tracking<pmr_debug::release_policy>},
         row{"tracking traces/malloc", with_tracking<traces>},

@@ -20,6 +20,7 @@ struct row {
     bool many_threads = true;  ///< two threads may use it at once
     bool frees = true;         ///< freed memory can be used again
     bool one_pair = false;     ///< so slow that W1 says all
+    bool a_page_each = false;  ///< a million live blocks would take gigabytes
 };
 
 /// The row all others are divided by.
@@ -32,7 +33,9 @@ inline constexpr std::string_view traced_row = "traces";
 /// True if \p r makes sense on \p w.
 [[nodiscard]] constexpr bool suits(const row& r, const workload& w) noexcept {
     const bool only_grows = w.id == workload_id::w2 || w.id == workload_id::w3;  // to gigabytes, if nothing is freed
-    return (r.many_threads || w.threads == 1) && (r.frees || !only_grows) && (!r.one_pair || w.id == workload_id::w1);
+    const bool million = w.id == workload_id::w4 || w.id == workload_id::w5;
+    return (r.many_threads || w.threads == 1) && (r.frees || !only_grows) && (!r.one_pair || w.id == workload_id::w1) &&
+           (!r.a_page_each || !million);
 }
 
 /// Figures that are no workload. Each runs in the calling process.
