@@ -243,7 +243,7 @@ struct canaries {
     return {&u, static_cast<std::uint32_t>((address - u.base) >> u.shift)};
 }
 
-// ---- end_of_page_memory.cpp: units, from their making to their end -----------------------------------------------
+// ---- end_of_page_memory.cpp ----------------------------------------------------------------------------------------
 
 /// Effects: makes the range and its tables. Returns: false if there is no memory for them.
 bool open_range(fence_core& core) noexcept;
@@ -253,12 +253,14 @@ bool open_range(fence_core& core) noexcept;
 template <bool Locked>
 [[nodiscard]] slot_ref take_slot(fence_core& core, std::size_t bytes, std::size_t alignment) noexcept;
 
+/// Effects: gives all memory of blocks back.
+void close_range(fence_core& core) noexcept;
+
+// ---- end_of_page_retirement.cpp ---------------------------------------------------------------------------------
+
 /// Effects: the slot's block is freed and its bytes are filled, if they are to be: traps it if that is to be done at
 /// once, retires its unit if it was the last. The state is the slot's last one, freed or damaged.
 void let_go(fence_core& core, slot_ref s, slot_state state) noexcept;
-
-/// Effects: gives all memory of blocks back.
-void close_range(fence_core& core) noexcept;
 
 // ---- end_of_page_reports.cpp: everything that ends in a report ---------------------------------------------------
 

@@ -116,7 +116,9 @@ statistics end_of_page_resource_base::stats() const noexcept {
     detail::fence_core& core = *core_;
     statistics s = core.usage.snapshot();
     const std::scoped_lock hold(core.lock);
-    s.upstream_bytes = core.unit_bytes;
+    s.upstream_bytes = !core.guarded_range() ? core.unit_bytes
+                       : core.wrapped        ? core.range_bytes
+                                             : core.frontier * granule;
     s.resident_bytes = core.pending_bytes.load(std::memory_order_relaxed) + core.warm_count * (granule / 2);
     for (const unit* u = core.active.first; u != nullptr; u = u->after) {
         for (std::uint32_t i = 0; i < u->capacity; ++i) {
