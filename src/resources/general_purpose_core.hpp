@@ -66,6 +66,7 @@ struct chunk {
     std::size_t alignment = 0;
     std::size_t carved = 0;  ///< bytes handed to units, or skipped
     std::size_t spent = 0;   ///< of those, bytes of units that are forgotten
+    bool nested = false;     ///< in a block of another resource: Memcheck does not take a block within a block
     int protect_guards = 0;  ///< ranges in it that are guarded by os::guard_tier::protect
     chunk* previous = nullptr;
     chunk* next = nullptr;
@@ -215,6 +216,7 @@ struct general_purpose_core {
     error_tally tally{};
     metadata::arena* memory = nullptr;  ///< holds everything of this resource, this object and itself included
     struct write_gate* gate = nullptr;  ///< policy::protect_metadata: who may write now; else null
+    bool memcheck = false;              ///< under Valgrind: every call goes the slow way, and tells Memcheck
     thread_cache spare;                 ///< for threads that have no cache of their own; under shared_cache_lock
     std::atomic<std::uint64_t> failed{0};
     std::atomic<std::uint64_t> peak_blocks{0};
@@ -326,6 +328,18 @@ void relist(general_purpose_core& core, std::uintptr_t address) noexcept;
 
 /// Effects: gives everything back to the upstream.
 void release_all(general_purpose_core& core) noexcept;
+
+// ---- general_purpose_memcheck.cpp: what Valgrind is told --------------------------------------------------------
+
+/// Effects: tells Memcheck of a block that was handed out. Preconditions for all of these: core.memcheck.
+void tell_handed_out(const general_purpose_core& core, slot_ref s, std::size_t bytes) noexcept;
+
+/// Effects: tells Memcheck that the block at \p p is about to be freed, if it is one. Before its memory may go back to
+/// the upstream, because Memcheck knows blocks by their address, and the upstream's may have the same.
+void tell_taken_back(general_purpose_core& core, const void* p) noexcept;
+
+/// Effects: tells Memcheck that all blocks go, with their memory.
+void tell_end(general_purpose_core& core) noexcept;
 
 // ---- general_purpose_errors.cpp: everything that ends in a report --------------------------------------------------
 

@@ -8,6 +8,7 @@
 //
 // Whatever is not plain goes through allocate_slowly / examine_free, which may take the resource's lock.
 
+#include "os/other_tools.hpp"
 #include "resources/general_purpose_core.hpp"
 #include "stack/capture.hpp"
 
@@ -187,6 +188,7 @@ class general_purpose_calls {
     [[gnu::noinline]] static void* allocate_slowly(general_purpose_core& core, os::thread_numbers thread,
                                                    std::size_t bytes, std::size_t alignment, std::uintptr_t frame) {
         const writable_section section(core);
+        const os::unseen_by_valgrind unseen(core.memcheck);
         if (!size_classes::is_power_of_two(alignment)) {
             core.failed.fetch_add(1, std::memory_order_relaxed);
             if constexpr (S.checks) {
@@ -216,6 +218,9 @@ class general_purpose_calls {
             s = find_slot(core, cache, bytes, alignment);
             if (s.owner != nullptr) {
                 hand_out(core, cache, thread, s, bytes, alignment, frame);
+                if (core.memcheck) {
+                    tell_handed_out(core, s, bytes);
+                }
             }
         }
         if (s.owner == nullptr) {
@@ -356,6 +361,10 @@ class general_purpose_calls {
                                                     std::size_t bytes, std::size_t alignment,
                                                     std::uintptr_t frame) noexcept {
         const writable_section section(core);
+        const os::unseen_by_valgrind unseen(core.memcheck);
+        if (core.memcheck) {
+            tell_taken_back(core, p);
+        }
         bool foreign = false;
         if constexpr (S.threads == threading::single_checked) {
             foreign = !bind_thread(core, thread);

@@ -2,6 +2,8 @@
 
 #include "resources/general_purpose_memory.hpp"
 
+#include "os/other_tools.hpp"
+
 #include <algorithm>
 #include <limits>
 #include <new>
@@ -52,6 +54,7 @@ chunk* new_chunk(general_purpose_core& core, std::size_t bytes, std::size_t alig
         fault = {error_kind::upstream_overlap, p, bytes, alignment};
     } else {
         auto* const c = ::new (static_cast<void*>(memory)) chunk{.base = base, .size = bytes, .alignment = alignment};
+        c->nested = metadata::address_map::find(base) != nullptr;
         c->next = core.chunks;
         if (c->next != nullptr) {
             c->next->previous = c;
@@ -186,6 +189,9 @@ void give_back(general_purpose_core& core, chunk& c) noexcept {
     }
     core.held_bytes -= c.size;
     os::forget_protect_guards(c.protect_guards);
+    if (core.memcheck) {
+        os::tell_undefined(reinterpret_cast<void*>(c.base), c.size);
+    }
     core.upstream->deallocate(reinterpret_cast<void*>(c.base), c.size, c.alignment);
     core.memory->free(&c, sizeof(chunk));
 }

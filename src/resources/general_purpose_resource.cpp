@@ -1,5 +1,6 @@
 #include <pmr_debug/general_purpose_resource.hpp>
 
+#include "os/other_tools.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/chain_check.hpp"
 #include "resources/general_purpose_core.hpp"
@@ -51,6 +52,7 @@ general_purpose_core* make_core(std::pmr::memory_resource* upstream, const gener
     core->record_bytes = !p.checks                                   ? 0
                          : p.alloc_frames != 0 || p.free_frames != 0 ? sizeof(traced_record)
                                                                      : sizeof(slot_record);
+    core->memcheck = os::under_valgrind();
     core->limited = o.limit_bytes != 0 || o.limit_blocks != 0;
     core->tally.handler = o.handler;
     core->next_chunk_bytes = std::size_t{1} << 20;
@@ -119,6 +121,7 @@ general_purpose_resource_base::general_purpose_resource_base(std::pmr::memory_re
 
 general_purpose_resource_base::~general_purpose_resource_base() {
     general_purpose_core& core = *core_;
+    const os::unseen_by_valgrind unseen(core.memcheck);
     if (core.gate != nullptr) {  // for good: there is no way back from here
         core.gate->lock.lock();
         core.memory->unprotect();
@@ -131,6 +134,9 @@ general_purpose_resource_base::~general_purpose_resource_base() {
         detail::report_live(core);
     }
     metadata::unregister_resource(core.record, stack::capture_from_caller(detail::construction_frames));
+    if (core.memcheck) {
+        detail::tell_end(core);
+    }
     detail::release_all(core);
     metadata::arena::close_within(core.memory);
     core_ = nullptr;
@@ -170,6 +176,7 @@ bool general_purpose_resource_base::ok() const noexcept {
 
 std::size_t general_purpose_resource_base::check() noexcept {
     const writable_section section(*core_);
+    const os::unseen_by_valgrind unseen(core_->memcheck);
     return detail::check_all(*core_);
 }
 

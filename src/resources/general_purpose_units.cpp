@@ -1,5 +1,6 @@
 // Units and their slots: everything the fast path falls back to.
 
+#include "os/other_tools.hpp"
 #include "resources/general_purpose_memory.hpp"
 
 #include <algorithm>
@@ -29,6 +30,9 @@ unit* new_unit(general_purpose_core& core, const piece& memory) noexcept {
     u->from = memory.from;
     u->in = memory.in;
     u->warm = memory.warm;
+    if (core.memcheck) {
+        os::tell_inaccessible(bytes_of(*u), u->size);
+    }
     return u;
 }
 
@@ -224,7 +228,7 @@ thread_cache& cache_of(general_purpose_core& core, std::uint32_t index) noexcept
         core.caches = cache;
         core.all_caches[index].store(cache, std::memory_order_relaxed);
     }
-    if (!core.limited && core.gate == nullptr) {
+    if (!core.limited && core.gate == nullptr && !core.memcheck) {
         // A foreign thread of a single_checked resource never gets to look here.
         core.fast_caches[index].store(cache, std::memory_order_relaxed);
     }

@@ -1,6 +1,7 @@
 #include "metadata/arena.hpp"
 #include "metadata/block_table.hpp"
 #include "metadata/registry.hpp"
+#include "os/other_tools.hpp"
 #include "os/thread.hpp"
 #include "os/virtual_memory.hpp"
 #include "report/dispatch.hpp"
@@ -245,6 +246,7 @@ page_resource::~page_resource() {
         }
     });
     core->blocks.for_each_live([&](const metadata::block_entry& e) noexcept {
+        os::remove_leak_root(e.address, pages_of(e.size));
         core->give_back(const_cast<void*>(e.address), pages_of(e.size));
     });
     core->retry_stuck();
@@ -297,6 +299,7 @@ void* page_resource::do_allocate(std::size_t bytes, std::size_t alignment) {
         }
         refuse();
     }
+    os::add_leak_root(p, size);
     return p;
 }
 
@@ -317,6 +320,7 @@ void page_resource::do_deallocate(void* p, std::size_t bytes, std::size_t alignm
     core->usage.remove<true>(known.size);
     core->reports().mismatch(p, known, bytes, alignment);
     const std::size_t size = pages_of(known.size);
+    os::remove_leak_root(p, size);
     core->drop_guards(page_range(p, size), false);
     core->mapped.fetch_sub(size, std::memory_order_relaxed);
     core->give_back(p, size);
@@ -394,6 +398,10 @@ bool page_resource::resize(void* p, std::size_t old_bytes, std::size_t new_bytes
             core.give_back(tail, new_pages - old_pages);
         }
         return false;
+    }
+    if (new_pages != old_pages) {
+        os::remove_leak_root(p, old_pages);
+        os::add_leak_root(p, new_pages);
     }
     core.usage.resize(old_bytes, new_bytes);
     if (new_pages < old_pages) {

@@ -1,0 +1,80 @@
+#include "os/other_tools.hpp"
+
+#if defined(PMR_DEBUG_VALGRIND) && PMR_DEBUG_VALGRIND && __has_include(<valgrind/memcheck.h>)
+#include <valgrind/memcheck.h>
+#define PMR_DEBUG_HAVE_MEMCHECK 1
+#else
+#define PMR_DEBUG_HAVE_MEMCHECK 0
+#endif
+
+// Weak: the library need not be built with the sanitizer to be used with it.
+extern "C" {
+__attribute__((weak)) void __lsan_register_root_region(const void* p, std::size_t bytes);
+__attribute__((weak)) void __lsan_unregister_root_region(const void* p, std::size_t bytes);
+}
+
+namespace pmr_debug::os {
+
+#if PMR_DEBUG_HAVE_MEMCHECK
+
+bool under_valgrind() noexcept {
+    return RUNNING_ON_VALGRIND != 0;
+}
+
+void tell_allocated(const void* p, std::size_t bytes) noexcept {
+    VALGRIND_MALLOCLIKE_BLOCK(p, bytes, 0, 0);
+}
+
+void tell_freed(const void* p) noexcept {
+    VALGRIND_FREELIKE_BLOCK(p, 0);
+}
+
+void tell_inaccessible(const void* p, std::size_t bytes) noexcept {
+    static_cast<void>(VALGRIND_MAKE_MEM_NOACCESS(p, bytes));
+}
+
+void tell_undefined(const void* p, std::size_t bytes) noexcept {
+    static_cast<void>(VALGRIND_MAKE_MEM_UNDEFINED(p, bytes));
+}
+
+unseen_by_valgrind::unseen_by_valgrind(bool active) noexcept : active_(active) {
+    if (active_) {
+        VALGRIND_DISABLE_ERROR_REPORTING;
+    }
+}
+
+unseen_by_valgrind::~unseen_by_valgrind() {
+    if (active_) {
+        VALGRIND_ENABLE_ERROR_REPORTING;
+    }
+}
+
+#else
+
+bool under_valgrind() noexcept {
+    return false;
+}
+
+void tell_allocated(const void*, std::size_t) noexcept {}
+void tell_freed(const void*) noexcept {}
+void tell_inaccessible(const void*, std::size_t) noexcept {}
+void tell_undefined(const void*, std::size_t) noexcept {}
+
+unseen_by_valgrind::unseen_by_valgrind(bool active) noexcept : active_(active) {}
+unseen_by_valgrind::~unseen_by_valgrind() = default;
+
+#endif
+
+void add_leak_root(const void* p, std::size_t bytes) noexcept {
+    if (__lsan_register_root_region != nullptr) {
+        __lsan_register_root_region(p, bytes);
+    }
+}
+
+void remove_leak_root(const void* p, std::size_t bytes) noexcept {
+    if (__lsan_unregister_root_region != nullptr) {
+        __lsan_unregister_root_region(p, bytes);
+    }
+}
+
+}  // namespace pmr_debug::os
