@@ -1,5 +1,6 @@
 #include "stack/depot.hpp"
 
+#include "os/other_tools.hpp"
 #include "os/virtual_memory.hpp"
 
 #include <new>
@@ -18,6 +19,8 @@ namespace {
 
 // Address space; memory is taken page by page as entries are written. 8 GiB hold some hundred million traces.
 constexpr std::uint64_t most_bytes = std::uint64_t{8} << 30;
+// Memcheck searches all of it for pointers at the end.
+constexpr std::uint64_t bytes_under_valgrind = std::uint64_t{64} << 20;
 constexpr std::uint64_t least_bytes = std::uint64_t{1} << 20;
 constexpr std::uint64_t first_entry = 8;  // id 0 means none
 
@@ -37,7 +40,8 @@ bool open() noexcept {
     if (detail::base.load(std::memory_order_acquire) != nullptr) {
         return true;
     }
-    for (std::uint64_t bytes = most_bytes; bytes >= least_bytes; bytes /= 2) {
+    const std::uint64_t most = os::under_valgrind() ? bytes_under_valgrind : most_bytes;
+    for (std::uint64_t bytes = most; bytes >= least_bytes; bytes /= 2) {
         void* const p = os::map(bytes, os::page_size());
         if (p == nullptr) {
             continue;
