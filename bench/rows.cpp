@@ -1,5 +1,6 @@
 #include "rows.hpp"
 
+#include <pmr_debug/canary_resource.hpp>
 #include <pmr_debug/end_of_page_resource.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
@@ -36,6 +37,8 @@ using pmr_debug::threading;
 
 constexpr policy traces{.guard_bytes = 0, .fill = false};
 constexpr policy traces_canary{.fill = false};
+constexpr policy canary_only{.alloc_frames = 0, .free_frames = 0};
+constexpr policy canary_at_once{.alloc_frames = 0, .free_frames = 0, .freed = pmr_debug::reuse::immediate};
 constexpr policy default_unchecked{.threads = threading::unchecked};
 constexpr policy default_single_checked{.threads = threading::single_checked};
 
@@ -45,6 +48,13 @@ template <policy P>
 void with_general_purpose(resource_user use, void* context) {
     pmr_debug::page_resource pages;
     pmr_debug::basic_general_purpose_resource<P> resource(&pages);
+    use(resource, context);
+}
+
+template <policy P>
+void with_canary(resource_user use, void* context) {
+    malloc_resource heap;
+    pmr_debug::basic_canary_resource<P> resource(&heap);
     use(resource, context);
 }
 
@@ -85,6 +95,9 @@ constexpr std::array all_rows {
             false,
             true},
         row{"end_of_page at once", with_plain<pmr_debug::basic_end_of_page_resource<trap_at_once>>, false, true, true},
+        row{"canary/malloc", with_canary<pmr_debug::default_policy>},
+        row{"canary untraced/malloc", with_canary<canary_only>},
+        row{"canary at once/malloc", with_canary<canary_at_once>},
 #if PMR_DEBUG_BENCH_TRACKING
         row{"tracking counts/malloc", with_tracking<pmr_debug::release_policy>},
         row{"tracking traces/malloc", with_tracking<traces>},
