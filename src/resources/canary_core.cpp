@@ -156,11 +156,7 @@ void canary_core::retire(const retired_block& b) noexcept {
 }
 
 void canary_core::release(const retired_block& b) noexcept {
-    const canary_layout at = layout(b.block.size, b.block.alignment);
-    const std::byte* const p = start(b.block);
-    const bool whole =
-        !shape.guards || (guard.intact(p - at.front, at.front) && guard.intact(p + b.block.size, at.back));
-    if (whole && (!shape.fill || freed.intact(p, b.block.size))) [[likely]] {
+    if (is_whole(b)) [[likely]] {
         give_back(b);
         return;
     }
@@ -190,6 +186,16 @@ canary_damage canary_core::front_damage(const metadata::block_entry& e) const no
 
 canary_damage canary_core::back_damage(const metadata::block_entry& e) const noexcept {
     return guard.examine(start(e) + e.size, layout(e.size, e.alignment).back);
+}
+
+bool canary_core::has_guards(const metadata::block_entry& e) const noexcept {
+    const canary_layout at = layout(e.size, e.alignment);
+    const std::byte* const p = start(e);
+    return guard.intact(p - at.front, at.front) && guard.intact(p + e.size, at.back);
+}
+
+bool canary_core::is_whole(const retired_block& b) const noexcept {
+    return (!shape.guards || has_guards(b.block)) && (!shape.fill || freed.intact(start(b.block), b.block.size));
 }
 
 canary_damage canary_core::retired_damage(const retired_block& b) const noexcept {
@@ -224,13 +230,9 @@ std::size_t canary_core::check_live() noexcept {
         canary_damage before;
         canary_damage behind;
     };
-    const auto is_damaged = [this](const metadata::block_entry& e) noexcept {
-        const canary_layout at = layout(e.size, e.alignment);
-        return !guard.intact(start(e) - at.front, at.front) || !guard.intact(start(e) + e.size, at.back);
-    };
     // Under the table's locks no block can be freed, but nothing can be reported either: count, make room, note down.
     std::size_t count = 0;
-    blocks.for_each_live([&](const metadata::block_entry& e) noexcept { count += is_damaged(e) ? 1U : 0U; });
+    blocks.for_each_live([&](const metadata::block_entry& e) noexcept { count += has_guards(e) ? 0U : 1U; });
     if (count == 0) {
         return 0;
     }
@@ -241,7 +243,7 @@ std::size_t canary_core::check_live() noexcept {
     const std::size_t most = room != nullptr ? count : std::size(few);
     std::size_t n = 0;
     blocks.for_each_live([&](const metadata::block_entry& e) noexcept {
-        if (n != most && is_damaged(e)) {
+        if (n != most && !has_guards(e)) {
             found[n++] = {.block = e, .before = front_damage(e), .behind = back_damage(e)};
         }
     });
@@ -260,8 +262,9 @@ std::size_t canary_core::check_waiting() noexcept {
     canary_quarantine::finding found[canary_quarantine::batch];
     std::size_t count = 0;
     for (std::uint64_t next = 0; next != canary_quarantine::end;) {
-        const std::size_t n =
-            quarantine.sweep(next, found, [this](const retired_block& b) noexcept { return retired_damage(b); });
+        const std::size_t n = quarantine.sweep(next, found, [this](const retired_block& b) noexcept {
+            return is_whole(b) ? canary_damage{} : retired_damage(b);
+        });
         for (std::size_t i = 0; i < n; ++i) {
             report_damage(error_kind::write_after_free, found[i].block, found[i].damage);
         }

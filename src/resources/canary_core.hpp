@@ -115,6 +115,8 @@ private:
             held.fetch_add(bytes, std::memory_order_relaxed);
         }
     }
+    [[nodiscard]] bool has_guards(const metadata::block_entry& e) const noexcept;  ///< intact ones
+    [[nodiscard]] bool is_whole(const retired_block& b) const noexcept;
     [[nodiscard]] canary_damage front_damage(const metadata::block_entry& e) const noexcept;
     [[nodiscard]] canary_damage back_damage(const metadata::block_entry& e) const noexcept;
     [[nodiscard]] canary_damage retired_damage(const retired_block& b) const noexcept;

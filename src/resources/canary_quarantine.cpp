@@ -53,15 +53,27 @@ canary_quarantine::outcome canary_quarantine::take_excess_held(retired_block& ol
             continue;
         }
         leave_held(oldest);
-        if (!waiting_.empty()) {
-            // By the time it is that one's turn, it is in the cache.
-            const auto* const next = static_cast<const std::byte*>(waiting_.at(waiting_.head()).block.address);
-            __builtin_prefetch(next - 16);
-            __builtin_prefetch(next + 48);
-        }
+        prefetch_held();
         return charged_ > limit_ ? outcome::more : outcome::leaves;
     }
     return outcome::done;
+}
+
+void canary_quarantine::prefetch_held() const noexcept {
+    // Blocks that waited are no longer in the cache. Some turns ahead, so that memory has the time it takes.
+    constexpr std::uint64_t ahead = 6;
+    constexpr std::size_t line = 64;
+    constexpr std::size_t most = 5 * line;
+    if (waiting_.tail() - waiting_.head() <= ahead) {
+        return;
+    }
+    const retired_block& b = waiting_.at(waiting_.head() + ahead);
+    // The upstream may have a header before the guard; after five lines the processor has noticed by itself.
+    const std::byte* const from = static_cast<const std::byte*>(b.block.address) - line / 2;
+    const std::size_t bytes = b.bytes < most ? b.bytes : most;
+    for (std::size_t at = 0; at < bytes + line / 2; at += line) {
+        __builtin_prefetch(from + at, 1);
+    }
 }
 
 canary_quarantine::outcome canary_quarantine::put(const retired_block& b, retired_block& oldest) noexcept {

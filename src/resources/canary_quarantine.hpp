@@ -33,6 +33,7 @@ public:
     [[nodiscard]] std::uint64_t tail() const noexcept { return tail_; }
     /// Preconditions: head() <= number < tail().
     [[nodiscard]] retired_block& at(std::uint64_t number) noexcept { return items_[number & mask_]; }
+    [[nodiscard]] const retired_block& at(std::uint64_t number) const noexcept { return items_[number & mask_]; }
 
 private:
     retired_block* items_ = nullptr;
@@ -110,6 +111,7 @@ public:
 private:
     void leave_held(const retired_block& b) noexcept;
     void keep_held(const retired_block& b) noexcept;
+    void prefetch_held() const noexcept;
     outcome take_excess_held(retired_block& oldest) noexcept;
 
     os::brief_lock lock_;
