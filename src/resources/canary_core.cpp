@@ -1,5 +1,7 @@
 #include "resources/canary_core.hpp"
 
+#include "resources/chain_check.hpp"
+
 #include <algorithm>
 #include <bit>
 #include <new>
@@ -71,8 +73,10 @@ canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary
         }
         core->quarantine.open(core->memory, o.quarantine_bytes);
     }
-    core->self = metadata::register_resource(metadata::resource_kind::canary, type_name, o.name, owner, upstream, core,
-                                             born, core->shape.checks ? canary_owns : nullptr);
+    core->self =
+        metadata::register_resource(metadata::resource_kind::canary, type_name, o.name, owner, upstream, core, born,
+                                    core->shape.checks ? canary_owns : nullptr, stats_by_address<canary_resource_base>);
+    report_cycle(core->self, core->errors);
     return core;
 }
 

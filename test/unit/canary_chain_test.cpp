@@ -4,6 +4,7 @@
 #include "support/canary_fixture.hpp"
 #include "support/trace_contains.hpp"
 
+#include <pmr_debug/chain.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
 #include <pmr_debug/tracking_resource.hpp>
@@ -16,9 +17,12 @@
 #include <cstring>
 #include <list>
 #include <map>
+#include <memory>
 #include <memory_resource>
+#include <new>
 #include <random>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -212,6 +216,29 @@ TEST_F(canary_chain, as_the_default_resource) {
     std::pmr::set_default_resource(before);
     EXPECT_EQ(guarded.stats().live_blocks, 0U);
     EXPECT_EQ(errors.count(), 0U);
+}
+
+TEST_F(canary_chain, a_printed_chain_shows_its_sizes) {
+    canary_resource guarded(canary_options{.name = "guarded", .handler = &errors});
+    void* const p = guarded.allocate(100, 8);
+    std::string text;
+    pmr_debug::write_chain(
+        guarded,
+        [](std::string_view piece, void* context) noexcept { static_cast<std::string*>(context)->append(piece); },
+        &text);
+    EXPECT_NE(text.find("\"guarded\" (canary_resource #"), std::string::npos) << text;
+    EXPECT_NE(text.find("100 bytes live in 1 block"), std::string::npos) << text;
+    guarded.deallocate(p, 100, 8);
+}
+
+TEST_F(canary_chain, resources_that_stand_on_each_other) {
+    alignas(canary_resource) std::byte place[sizeof(canary_resource)];
+    const canary_options options{.handler = &errors};
+    canary_resource first(static_cast<std::pmr::memory_resource*>(reinterpret_cast<canary_resource*>(place)), options);
+    EXPECT_EQ(errors.count(), 0U);
+    auto* const second = ::new (place) canary_resource(static_cast<std::pmr::memory_resource*>(&first), options);
+    EXPECT_EQ(only(errors).kind, error_kind::cycle);
+    std::destroy_at(second);
 }
 
 // ---- Threads -------------------------------------------------------------------------------------------------------
