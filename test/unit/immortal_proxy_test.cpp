@@ -165,7 +165,7 @@ TEST(immortal_proxy, null_is_handled_as_everywhere_21_31) {
     EXPECT_EQ(errors.count(error_kind::null_free), 1U);
     EXPECT_EQ(errors.count(), 1U);
     std::pmr::memory_resource* nothing = nullptr;
-    EXPECT_DEATH(make_proxy(nothing, {.name = "lost"}), "null_upstream: \"lost\"");
+    EXPECT_DEATH(static_cast<void>(make_proxy(nothing, {.name = "lost"})), "null_upstream: \"lost\"");
 }
 
 }  // namespace
