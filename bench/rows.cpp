@@ -4,6 +4,7 @@
 #include <pmr_debug/end_of_page_resource.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
+#include <pmr_debug/temp_resource.hpp>
 
 #if PMR_DEBUG_BENCH_TRACKING
 #include <pmr_debug/tracking_resource.hpp>
@@ -44,6 +45,16 @@ constexpr policy default_single_checked{.threads = threading::single_checked};
 
 constexpr policy trap_at_once{.dead = pmr_debug::dead_unit::trap_at_once};
 
+constexpr policy temp_release{.threads = threading::unchecked,
+                              .alloc_frames = 0,
+                              .free_frames = 0,
+                              .checks = false,
+                              .guard_bytes = 0,
+                              .fill = false,
+                              .freed = pmr_debug::reuse::immediate};
+constexpr policy temp_fast{
+    .threads = threading::single_checked, .alloc_frames = 0, .free_frames = 0, .guard_bytes = 0, .fill = false};
+
 template <policy P>
 void with_general_purpose(resource_user use, void* context) {
     pmr_debug::page_resource pages;
@@ -80,6 +91,9 @@ constexpr std::array all_rows {
         row{"unsynchronized_pool", with_plain<std::pmr::unsynchronized_pool_resource>, false},
         row{"synchronized_pool", with_plain<std::pmr::synchronized_pool_resource>},
         row{"monotonic_buffer", with_plain<std::pmr::monotonic_buffer_resource>, false, false},
+        row{"temp release", with_plain<pmr_debug::temp_resource<0, temp_release>>, false, false},
+        row{"temp fast", with_plain<pmr_debug::temp_resource<0, temp_fast>>, false, false},
+        row{"temp default", with_plain<pmr_debug::temp_resource<>>, false, false},
         row{"release", with_general_purpose<pmr_debug::release_policy>},
         row{"fast", with_general_purpose<pmr_debug::fast_policy>}, row{traced_row, with_general_purpose<traces>},
         row{"traces+canary", with_general_purpose<traces_canary>},

@@ -70,14 +70,14 @@ temp_core* temp_core::make(std::pmr::memory_resource* upstream, void* buffer, st
         *core->window = {.next = core->buffer, .end = core->buffer + bytes};
     }
     const auto owns = [](void* c, const void* address, metadata::owned_block* out) noexcept {
-        auto& self = *static_cast<temp_core*>(c);
+        auto& mine = *static_cast<temp_core*>(c);
         // Without locks only the thread that used the resource last may look.
-        if (self.shape.threads == threading::unchecked &&
-            self.thread.load(std::memory_order_relaxed) != os::this_thread().number) {
+        if (mine.shape.threads == threading::unchecked &&
+            mine.thread.load(std::memory_order_relaxed) != os::this_thread().number) {
             return false;
         }
-        const os::brief_hold<true> hold(self.lock);
-        const temp_record* const r = self.find_held(reinterpret_cast<std::uintptr_t>(address));
+        const os::brief_hold<true> hold(mine.lock);
+        const temp_record* const r = mine.find_held(reinterpret_cast<std::uintptr_t>(address));
         if (r == nullptr || r->state != temp_state::live) {
             return false;
         }
