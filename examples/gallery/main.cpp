@@ -57,7 +57,7 @@ void run_job(const void* context) {
     static counting_handler handler;
     pmr_debug::set_default_report_handler(&handler);
     // Where bad_alloc is all there is to see, that is the report.
-    const bool by_exception = j.what.findings.empty();
+    const bool by_exception = j.what.findings.empty() && j.what.end == catalogue::ending::throws;
     try {
         j.what.run(j.planted);
     } catch (const std::bad_alloc&) {
@@ -65,6 +65,10 @@ void run_job(const void* context) {
             std::fputs("std::bad_alloc\n", stderr);
             ++handler.reports;
         }
+    }
+    if (const std::string notes = catalogue::take_notes(); !notes.empty()) {
+        std::fputs(notes.c_str(), stderr);
+        ++handler.reports;
     }
     std::exit(handler.reports == 0 ? nothing_reported : EXIT_SUCCESS);
 }

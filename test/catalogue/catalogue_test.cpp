@@ -4,6 +4,7 @@
 #include "catalogue.hpp"
 #include "child.hpp"
 
+#include "support/sanitizers.hpp"
 #include "support/trace_contains.hpp"
 
 #include <pmr_debug/collecting_handler.hpp>
@@ -110,6 +111,11 @@ void expect_planted_here(const bug& b) {
     pmr_debug::collecting_handler errors;
     const listening to(errors);
     EXPECT_EQ(run(b, true), b.end == ending::throws) << "std::bad_alloc";
+    const std::string noted = catalogue::take_notes();
+    EXPECT_EQ(noted.empty(), b.notes == nullptr) << noted;
+    if (b.notes != nullptr) {
+        EXPECT_NE(noted.find(b.notes), std::string::npos) << "no '" << b.notes << "' in the notes: " << noted;
+    }
     ASSERT_EQ(errors.count(), b.findings.size()) << all_of(errors);
     for (std::size_t i = 0; i < b.findings.size(); ++i) {
         expect_finding(errors[i], b.findings[i]);
@@ -120,6 +126,7 @@ void expect_silent_twin(const bug& b) {
     pmr_debug::collecting_handler errors;
     const listening to(errors);
     EXPECT_FALSE(run(b, false)) << "std::bad_alloc";
+    EXPECT_EQ(catalogue::take_notes(), "");
     EXPECT_EQ(errors.count(), 0U) << all_of(errors);
 }
 
@@ -154,6 +161,9 @@ TEST_P(CatalogueLine, IsReportedAndItsCorrectedTwinIsNot) {
     for (const bug* const b : catalogue::bugs_of(GetParam()->id)) {
         SCOPED_TRACE(std::string("line ") + b->line + ", " + b->name);
         expect_silent_twin(*b);
+        if (TEST_SANITIZED != 0 && (b->end == ending::faults || b->calls_the_dead)) {
+            continue;  // sanitizers handle faults themselves, and find the call of a dead object before we do
+        }
         if (b->end == ending::returns || b->end == ending::throws) {
             expect_planted_here(*b);
         } else {

@@ -56,6 +56,9 @@ std::string reported_as(const bug& b) {
     if (text.empty() && b.end == catalogue::ending::throws) {
         text = "`std::bad_alloc`";
     }
+    if (b.notes != nullptr) {
+        text += (text.empty() ? "" : ", ") + ("\"" + std::string(b.notes) + "\"");
+    }
     if (b.end == catalogue::ending::faults) {
         text += " (an explained fault)";
     }
@@ -72,6 +75,9 @@ void write_row(std::ostream& out, const line& l) {
             finders += (finders.empty() ? "" : "; ") + std::string(b->found_by);
         }
     }
+    if (l.open != nullptr) {
+        kinds += "; open: " + std::string(l.open);
+    }
     out << "| " << l.id << " | " << l.title << " | " << mark(l.asan) << " | " << mark(l.valgrind) << " | "
         << mark(l.debug) << " | " << (bugs.empty() ? "open" : kinds) << " | " << finders << " |\n";
 }
@@ -81,6 +87,7 @@ std::string page() {
     out << introduction;
     std::string section;
     std::size_t caught = 0;
+    std::size_t partly = 0;
     std::size_t silent = 0;
     std::string open;
     for (const line& l : catalogue::lines()) {
@@ -93,16 +100,20 @@ std::string page() {
         write_row(out, l);
         const bool has_bugs = !catalogue::bugs_of(l.id).empty();
         caught += has_bugs ? 1 : 0;
+        partly += has_bugs && l.open != nullptr ? 1 : 0;
         silent += has_bugs && l.asan == ' ' && l.valgrind == ' ' && l.debug == ' ' ? 1 : 0;
-        if (!has_bugs) {
-            open += (open.empty() ? "" : ", ") + std::string(l.id);
+        if (!has_bugs || l.open != nullptr) {
+            open += (open.empty() ? "" : ", ") + std::string(l.id) + (has_bugs ? " (in part)" : "");
         }
     }
-    out << "\n## Sum\n\n"
-        << caught << " of " << catalogue::lines().size() << " lines are reported, by " << catalogue::bugs().size()
-        << " programs. " << silent << " of those lines are silent under all three other tools.\n";
+    out << "\n## Sum\n\n" << caught << " of " << catalogue::lines().size() << " lines are reported";
+    if (partly != 0) {
+        out << ", " << partly << " of them in part";
+    }
+    out << ", by " << catalogue::bugs().size() << " programs. " << silent
+        << " of those lines are silent under all three other tools.\n";
     if (!open.empty()) {
-        out << "\nOpen, with no program yet: " << open << ".\n";
+        out << "\nOpen: " << open << ".\n";
     }
     return out.str();
 }

@@ -60,6 +60,7 @@ using builder = std::function<std::unique_ptr<subject>(std::pmr::memory_resource
 // ---- chains ---------------------------------------------------------------------------------------------------------
 
 /// Resources on top of each other, the first on top. A resource that takes no upstream is the bottom.
+/// What converts to a resource, such as a struct that holds one with its options, counts as one.
 template <class Top, class... Below>
 class chain {
 public:
@@ -381,12 +382,13 @@ inline void churn(std::pmr::memory_resource& r, const traits& t, unsigned seed, 
     }
 }
 
-inline void no_bytes(std::pmr::memory_resource& r, findings& out) {
+inline void no_bytes(std::pmr::memory_resource& r, const traits& t, findings& out) {
     // Between blocks with bytes, and freed both ways round.
     holder blocks(r, out);
     random_numbers random(2);
     for (int i = 0; i < 50; ++i) {
-        if (!blocks.take(0, 1) || !blocks.take(8, 8) || !blocks.take(0, 64)) {
+        if (!blocks.take(0, 1) || !blocks.take(8, 8) ||
+            !blocks.take(0, std::min(t.largest_alignment, std::size_t{64}))) {
             out.add("refused no bytes, or eight");
         }
     }
@@ -494,7 +496,7 @@ inline void many_threads(std::pmr::memory_resource& r, const traits& t, findings
     };
     with_one("sizes and alignments", [&](auto& r) { detail::sweep(r, t, out); });
     with_one("allocating and freeing in random order", [&](auto& r) { detail::churn(r, t, 4, out); });
-    with_one("zero bytes", [&](auto& r) { detail::no_bytes(r, out); });
+    with_one("zero bytes", [&](auto& r) { detail::no_bytes(r, t, out); });
     with_one("sizes that cannot be", [&](auto& r) { detail::impossible_sizes(r, out); });
     if (t.threads != 0) {
         with_one("threads", [&](auto& r) { detail::many_threads(r, t, out); });

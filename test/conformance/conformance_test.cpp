@@ -8,6 +8,7 @@
 
 #include <memory_resource>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace {
@@ -28,6 +29,34 @@ constexpr pmr_debug::policy unchecked{.threads = pmr_debug::threading::unchecked
 constexpr pmr_debug::policy reusing{.freed = pmr_debug::reuse::immediate};
 constexpr pmr_debug::policy quarantining{.freed = pmr_debug::reuse::quarantined};
 
+using canary = pmr_debug::canary_resource;
+using canary_single = pmr_debug::basic_canary_resource<single>;
+using fence = pmr_debug::end_of_page_resource;
+
+/// A resource made by a function of its own, where the plain constructor does not do.
+struct own_pages {
+    own_pages() = default;
+    operator std::pmr::memory_resource&() noexcept { return resource; }
+    fence resource;
+};
+struct quiet_temp {
+    explicit quiet_temp(std::pmr::memory_resource* upstream)
+        : resource(upstream, {.overflow = pmr_debug::temp_overflow::silent}) {}
+    operator std::pmr::memory_resource&() noexcept { return resource; }
+    pmr_debug::temp_resource<256> resource;
+};
+struct quiet_log {
+    explicit quiet_log(std::pmr::memory_resource* upstream)
+        : resource(upstream, {.sink = [](std::string_view, void*) noexcept {}}) {}
+    operator std::pmr::memory_resource&() noexcept { return resource; }
+    pmr_debug::logging_resource resource;
+};
+struct proxy {
+    explicit proxy(std::pmr::memory_resource* upstream) : handle(upstream) {}
+    operator std::pmr::memory_resource&() noexcept { return *handle.resource(); }
+    pmr_debug::immortal_proxy handle;
+};
+
 struct candidate {
     const char* name;
     builder build;
@@ -39,6 +68,8 @@ constexpr conformance::traits threaded{.threads = 3};
 constexpr conformance::traits std_pools{.largest_alignment = 8, .upstream_may_refuse = false};
 constexpr conformance::traits std_shared_pools{.largest_alignment = 8, .threads = 3, .upstream_may_refuse = false};
 constexpr conformance::traits bottom{.threads = 3, .upstream_may_refuse = false};
+// A page a block.
+constexpr conformance::traits own_fence{.churn_steps = 500, .threads = 2, .upstream_may_refuse = false};
 // Two system calls an operation.
 constexpr conformance::traits slow{.churn_steps = 300, .threads = 2};
 
@@ -58,6 +89,19 @@ std::vector<candidate> resources() {
         {"tracking_fast", builder_of<scope_with<pmr_debug::fast_policy>>(), threaded},
         {"tracking_release", builder_of<scope_with<pmr_debug::release_policy>>(), threaded},
         {"tracking_single", builder_of<scope_with<single>>()},
+        {"canary", builder_of<pmr_debug::canary_resource>(), threaded},
+        {"canary_fast", builder_of<pmr_debug::basic_canary_resource<pmr_debug::fast_policy>>(), threaded},
+        {"canary_release", builder_of<pmr_debug::basic_canary_resource<pmr_debug::release_policy>>(), threaded},
+        {"canary_single", builder_of<pmr_debug::basic_canary_resource<single>>()},
+        {"end_of_page_over_upstream", builder_of<fence>(), threaded},
+        {"end_of_page", builder_of<own_pages>(), own_fence},
+        {"temp", builder_of<pmr_debug::temp_resource<>>()},
+        {"temp_in_place", builder_of<quiet_temp>()},
+        {"temp_release", builder_of<pmr_debug::temp_resource<0, pmr_debug::release_policy>>()},
+        {"limit", builder_of<pmr_debug::limit_resource>(), threaded},
+        {"failing_never", builder_of<pmr_debug::failing_resource>(), threaded},
+        {"logging", builder_of<quiet_log>(), threaded},
+        {"proxy", builder_of<proxy>(), threaded},
     };
 }
 
@@ -78,6 +122,17 @@ std::vector<candidate> chains() {
         {"tracking_over_std_pool_over_general_purpose", builder_of<scope, std_pool, heap>(), std_pools},
         {"std_shared_pool_over_tracking", builder_of<std_shared_pool, scope>(), std_shared_pools},
         {"tracking_over_std_arena_over_general_purpose", builder_of<scope, std_arena, heap>()},
+        {"tracking_over_end_of_page", builder_of<scope, own_pages>(), own_fence},
+        {"canary_over_general_purpose_over_page", builder_of<canary, heap, pages>(), bottom},
+        {"canary_over_std_pool_over_tracking", builder_of<canary_single, std_pool, scope>(), std_pools},
+        {"canary_over_canary", builder_of<canary, canary>(), threaded},
+        {"temp_over_tracking_over_general_purpose", builder_of<pmr_debug::temp_resource<>, scope, heap>()},
+        {"tracking_over_temp_over_general_purpose_over_page",
+         builder_of<scope_with<single>, pmr_debug::temp_resource<>, heap, pages>(),
+         {.upstream_may_refuse = false}},
+        {"failing_over_limit_over_tracking",
+         builder_of<pmr_debug::failing_resource, pmr_debug::limit_resource, scope>(), threaded},
+        {"proxy_over_canary_over_page", builder_of<proxy, canary, pages>(), bottom},
         {"release_over_release",
          builder_of<scope_with<pmr_debug::release_policy>, heap_with<pmr_debug::release_policy>>(), threaded},
     };

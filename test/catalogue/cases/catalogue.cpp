@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 namespace catalogue {
 
@@ -68,7 +69,8 @@ constexpr std::array all_lines{
     line{"43", placement, "`v.push_back(\"literal…\")` builds a temporary on the default heap", ' ', ' ', ' '},
     line{"44", placement, "`keep = std::move(tmp)` across resources copies silently", ' ', ' ', ' '},
     line{"18", placement, "`swap` of containers on unequal resources", ' ', ' ', 'x'},
-    line{"36", placement, "`list::splice` across resources", '!', '!', '!'},
+    line{"36", placement, "`list::splice` across resources", '!', '!', '!',
+         "`std::list`, which libstdc++ itself aborts without a word; `std::forward_list` is reported"},
     line{"37", placement, "node handle inserted into a container on another resource", ' ', ' ', '!'},
 
     line{"11", safety, "use after free in a pool", ' ', ' ', ' '},
@@ -78,9 +80,12 @@ constexpr std::array all_lines{
     line{"e", safety, "leak on throw, broken strong guarantee, swallowed bad_alloc, endless retry", ' ', ' ', ' '},
 };
 
+std::string noted;
+
 std::vector<bug> collect() {
     std::vector<bug> all;
-    for (const auto list : {deallocation_bugs, request_bugs, lifetime_bugs, arena_bugs, placement_bugs, safety_bugs}) {
+    for (const auto list : {deallocation_bugs, request_bugs, lifetime_bugs, release_bugs, arena_bugs, mark_bugs,
+                            default_bugs, placement_bugs, safety_bugs, exception_bugs}) {
         for (bug& b : list()) {
             all.push_back(std::move(b));
         }
@@ -89,6 +94,14 @@ std::vector<bug> collect() {
 }
 
 }  // namespace
+
+void note(std::string_view what) {
+    noted.append(what);
+}
+
+std::string take_notes() {
+    return std::exchange(noted, {});
+}
 
 std::span<const line> lines() {
     return all_lines;

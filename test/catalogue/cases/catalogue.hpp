@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -19,9 +20,10 @@ struct line {
     const char* id;       ///< "1" to "46", "a" to "e"
     const char* section;  ///< heading it stands under
     const char* title;
-    char asan;      ///< g++ with AddressSanitizer, UndefinedBehaviorSanitizer and LeakSanitizer
-    char valgrind;  ///< Memcheck
-    char debug;     ///< _GLIBCXX_DEBUG
+    char asan;                   ///< g++ with AddressSanitizer, UndefinedBehaviorSanitizer and LeakSanitizer
+    char valgrind;               ///< Memcheck
+    char debug;                  ///< _GLIBCXX_DEBUG
+    const char* open = nullptr;  ///< what of it has no program yet
 };
 
 /// Does not matter.
@@ -63,9 +65,20 @@ struct bug {
     const char* name;
     const char* found_by;  ///< the resource or tool that finds it
     void (*run)(bool planted);
-    std::vector<finding> findings;  ///< of the planted one, in this order, and no others
+    std::vector<finding> findings{};  ///< of the planted one, in this order, and no others
     ending end = ending::returns;
+    /// Words of what the planted one learns by asking, and notes; null: it notes nothing.
+    const char* notes = nullptr;
+    /// It calls a resource that was destroyed, without a proxy. A sanitizer may have wiped the object's type.
+    bool calls_the_dead = false;
 };
+
+/// Keeps what a program learned by asking instead of by a report: an arena's advice, the findings of a helper for
+/// tests.
+void note(std::string_view what);
+
+/// Returns: what was noted since the last call.
+[[nodiscard]] std::string take_notes();
 
 /// Every line, in the order of the catalogue.
 [[nodiscard]] std::span<const line> lines();
@@ -80,8 +93,12 @@ struct bug {
 std::vector<bug> deallocation_bugs();
 std::vector<bug> request_bugs();
 std::vector<bug> lifetime_bugs();
+std::vector<bug> release_bugs();
 std::vector<bug> arena_bugs();
+std::vector<bug> mark_bugs();
+std::vector<bug> default_bugs();
 std::vector<bug> placement_bugs();
 std::vector<bug> safety_bugs();
+std::vector<bug> exception_bugs();
 
 }  // namespace catalogue

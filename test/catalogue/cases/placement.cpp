@@ -4,9 +4,12 @@
 #include "planting.hpp"
 
 #include <pmr_debug/pmr_debug.hpp>
+#include <pmr_debug/testing/resource_monitor.hpp>
 
+#include <forward_list>
 #include <map>
 #include <memory_resource>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -42,6 +45,30 @@ static void inserts_a_node_across_resources(bool planted) {
     to.insert(from.extract(1));
 }
 
+// ---- 36: list::splice is ended by libstdc++ itself, without a word; forward_list's goes unnoticed
+
+static void splices_across_resources(bool planted) {
+    deep_pool left({.name = "left"});
+    deep_pool right({.name = "right"});
+    std::pmr::forward_list<int> a({1}, &left);
+    std::pmr::forward_list<int> b({2}, planted ? &right : &left);
+    a.splice_after(a.before_begin(), b);
+}
+
+// ---- 44: a move that copies
+
+static void moves_across_resources(bool planted) {
+    pmr_debug::tracking_resource memory({.name = "memory"});
+    pmr_debug::tracking_resource scratch({.name = "scratch"});
+    std::pmr::vector<int> keep(&memory);
+    std::pmr::vector<int> tmp({1, 2, 3}, planted ? &scratch : &memory);
+    const pmr_debug::testing::resource_monitor since(memory);
+    keep = std::move(tmp);
+    if (since.allocations() != 0) {
+        note("expected 0 allocations, " + std::to_string(since.allocations()) + " made\n");
+    }
+}
+
 std::vector<bug> placement_bugs() {
     using enum pmr_debug::error_kind;
     return {
@@ -63,6 +90,21 @@ std::vector<bug> placement_bugs() {
                        .size = 16},
                       {.kind = leak, .resource = "right", .blocks = 1},
                       {.kind = leak, .resource = "left", .blocks = 1}}},
+        {.line = "44",
+         .name = "move_that_copies",
+         .found_by = "resource_monitor",
+         .run = moves_across_resources,
+         .notes = "expected 0 allocations, 1 made"},
+        {.line = "36",
+         .name = "splice_across_resources",
+         .found_by = "general_purpose",
+         .run = splices_across_resources,
+         .findings = {{.kind = wrong_resource,
+                       .resource = "left",
+                       .owner = "right",
+                       .here = "splices_across_resources",
+                       .allocated = "splices_across_resources"},
+                      {.kind = leak, .resource = "right", .blocks = 1}}},
         {.line = "37",
          .name = "node_across_resources",
          .found_by = "general_purpose",

@@ -35,6 +35,11 @@ CATALOGUE_NOINLINE inline void write_byte(void* p, std::size_t offset, unsigned 
     asm volatile("" : : "r"(at) : "memory");
 }
 
+/// Reads a byte although nobody needs it.
+CATALOGUE_NOINLINE inline void read_byte(const void* p, std::size_t offset) {
+    opaque(static_cast<const volatile unsigned char*>(opaque(p))[offset]);
+}
+
 /// True if \p call ends in std::bad_alloc.
 template <class Call>
 bool refused(Call call) {

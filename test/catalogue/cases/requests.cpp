@@ -4,6 +4,7 @@
 #include "planting.hpp"
 
 #include <pmr_debug/pmr_debug.hpp>
+#include <pmr_debug/testing/is_equal_audit.hpp>
 
 #include <array>
 #include <cstdint>
@@ -138,6 +139,13 @@ constexpr bool stays_where_it_is = !std::is_copy_constructible_v<Resource> && !s
 static_assert(stays_where_it_is<pmr_debug::page_resource>);
 static_assert(stays_where_it_is<pmr_debug::general_purpose_resource>);
 static_assert(stays_where_it_is<pmr_debug::tracking_resource>);
+static_assert(stays_where_it_is<pmr_debug::canary_resource>);
+static_assert(stays_where_it_is<pmr_debug::end_of_page_resource>);
+static_assert(stays_where_it_is<pmr_debug::temp_resource<>>);
+static_assert(stays_where_it_is<pmr_debug::temp_resource<64>>);
+static_assert(stays_where_it_is<pmr_debug::limit_resource>);
+static_assert(stays_where_it_is<pmr_debug::failing_resource>);
+static_assert(stays_where_it_is<pmr_debug::logging_resource>);
 
 }  // namespace
 
@@ -153,6 +161,31 @@ static void moves_across_pools_that_claim_to_be_equal(bool planted) {
     std::pmr::vector<int> in_a(&a);
     std::pmr::vector<int> in_b({1, 2, 3}, &b);
     steal_by_move_assignment(in_a, in_b);
+}
+
+template <bool Agrees>
+struct audited_pool final : std::pmr::memory_resource {
+    explicit audited_pool(std::pmr::memory_resource* memory) : pool(*memory, Agrees) {}
+
+    agreeable_pool pool;
+
+private:
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override { return pool.allocate(bytes, alignment); }
+    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
+        pool.deallocate(p, bytes, alignment);
+    }
+    bool do_is_equal(const memory_resource& other) const noexcept override {
+        return this == &other || (Agrees && dynamic_cast<const audited_pool*>(&other) != nullptr);
+    }
+};
+
+static void calls_pools_equal_that_are_not(bool planted) {
+    const pmr_debug::testing::is_equal_findings found = planted
+                                                            ? pmr_debug::testing::audit_is_equal<audited_pool<true>>()
+                                                            : pmr_debug::testing::audit_is_equal<audited_pool<false>>();
+    if (!found.separate) {
+        note("two resources are equal, but neither can free what the other allocated\n");
+    }
 }
 
 // ---- 41: copies
@@ -191,6 +224,17 @@ static void takes_two_blocks_of_no_bytes(bool planted) {
         return;
     }
     scope.deallocate(one, 0, 8);
+}
+
+// ---- c: a circle
+
+static void makes_a_resource_its_own_upstream(bool planted) {
+    pmr_debug::general_purpose_resource pool({.name = "pool"});
+    pmr_debug::immortal_proxy a = pmr_debug::make_proxy(&pool, {.name = "a"});
+    pmr_debug::tracking_resource b(a.resource(), {.name = "b"});
+    std::pmr::memory_resource* const below = planted ? static_cast<std::pmr::memory_resource*>(&b) : &pool;
+    a.retarget(below);  // b asks a, and a would ask b
+    b.deallocate(b.allocate(8, 8), 8, 8);
 }
 
 std::vector<bug> request_bugs() {
@@ -252,6 +296,11 @@ std::vector<bug> request_bugs() {
                        .allocated = "moves_across_pools_that_claim_to_be_equal",
                        .size = 3 * sizeof(int)},
                       {.kind = leak, .resource = "memory of b", .size = 3 * sizeof(int), .blocks = 1}}},
+        {.line = "25",
+         .name = "equality_audited",
+         .found_by = "audit_is_equal",
+         .run = calls_pools_equal_that_are_not,
+         .notes = "two resources are equal"},
         {.line = "41",
          .name = "copied_resource",
          .found_by = "tracking as the upstream",
@@ -278,6 +327,11 @@ std::vector<bug> request_bugs() {
                        .allocated = "takes_two_blocks_of_no_bytes",
                        .size = 0,
                        .given_size = 0}}},
+        {.line = "c",
+         .name = "chain_in_a_circle",
+         .found_by = "immortal_proxy",
+         .run = makes_a_resource_its_own_upstream,
+         .findings = {{.kind = cycle, .resource = "a", .here = "makes_a_resource_its_own_upstream"}}},
     };
 }
 

@@ -35,7 +35,43 @@ static void writes_to_a_freed_record(bool planted) {
     drop_the_record(pool, neighbour);
 }
 
-// ---- 13: off by one
+static void reads_a_freed_record(bool planted) {
+    const pmr_debug::fault_handler explain_faults;
+    pmr_debug::basic_end_of_page_resource<pmr_debug::policy{.dead = pmr_debug::dead_unit::trap_at_once}> pool(
+        {.name = "pool"});
+    void* const p = take_a_record(pool);
+    if (!planted) {
+        read_byte(p, 8);
+    }
+    drop_the_record(pool, p);
+    if (planted) {
+        read_byte(p, 8);
+    }
+}
+
+// ---- 12, 13: off by one
+
+static void writes_one_byte_past_an_arena_block(bool planted) {
+    std::pmr::monotonic_buffer_resource buffer;
+    pmr_debug::canary_resource arena(&buffer, {.name = "arena"});
+    void* const p = take_a_record(arena);
+    void* const neighbour = take_a_record(arena);
+    write_byte(p, planted ? 40 : 39, 0);
+    drop_the_record(arena, neighbour);
+    drop_the_record(arena, p);
+}
+
+CATALOGUE_NOINLINE static void write_the_terminator(void* p, std::size_t offset) {
+    write_byte(p, offset, 0);
+}
+
+static void steps_off_the_end_of_a_block(bool planted) {
+    const pmr_debug::fault_handler explain_faults;
+    pmr_debug::end_of_page_resource fence({.name = "fence"});
+    void* const p = take_a_record(fence);
+    write_the_terminator(p, planted ? 40 : 39);
+    drop_the_record(fence, p);
+}
 
 static void writes_one_byte_past_a_pool_block(bool planted) {
     pmr_debug::general_purpose_resource pool({.name = "pool"});
@@ -74,6 +110,33 @@ std::vector<bug> safety_bugs() {
                        .freed = "drop_the_record",
                        .size = 40,
                        .bad_offset = 8}}},
+        {.line = "11",
+         .name = "read_after_free",
+         .found_by = "end_of_page, fault_handler",
+         .run = reads_a_freed_record,
+         .findings = {{.kind = use_after_free,
+                       .resource = "\"pool\"",
+                       .here = "reads_a_freed_record",
+                       .allocated = "take_a_record",
+                       .freed = "drop_the_record"}},
+         .end = ending::faults},
+        {.line = "12",
+         .name = "one_past_an_arena_block",
+         .found_by = "canary over a monotonic_buffer_resource",
+         .run = writes_one_byte_past_an_arena_block,
+         .findings = {{.kind = overrun,
+                       .resource = "arena",
+                       .here = "drop_the_record",
+                       .allocated = "take_a_record",
+                       .size = 40,
+                       .bad_offset = 40}}},
+        {.line = "13",
+         .name = "off_the_end_of_a_block",
+         .found_by = "end_of_page, fault_handler",
+         .run = steps_off_the_end_of_a_block,
+         .findings =
+             {{.kind = overrun, .resource = "\"fence\"", .here = "write_the_terminator", .allocated = "take_a_record"}},
+         .end = ending::faults},
         {.line = "13",
          .name = "one_past_a_pool_block",
          .found_by = "general_purpose",
