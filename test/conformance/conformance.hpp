@@ -189,7 +189,7 @@ private:
             refuses_ = false;
             throw std::bad_alloc();
         }
-        if (bytes > too_much) {
+        if (bytes > too_much || alignment > too_much) {
             throw std::bad_alloc();
         }
         auto* const p = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{alignment}));

@@ -45,7 +45,7 @@ private:
         if (M == mistake::throws_something_else && bytes > SIZE_MAX - front) {
             throw 1;
         }
-        if (broken_ || (M != mistake::wraps_around && bytes > SIZE_MAX / 2 - 2 * front)) {
+        if (broken_ || (M != mistake::wraps_around && (bytes > SIZE_MAX / 4 || front > SIZE_MAX / 4))) {
             broken_ = M == mistake::stays_broken;
             throw std::bad_alloc();
         }

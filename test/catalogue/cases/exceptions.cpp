@@ -49,11 +49,13 @@ CATALOGUE_NOINLINE static two_blocks take_two(std::pmr::memory_resource& memory,
 }
 
 static void forgets_the_first_block_if_the_second_fails(bool planted) {
-    note_result(check_all_allocation_failures([planted](std::pmr::memory_resource& memory) {
+    std::pmr::unsynchronized_pool_resource pool;  // which frees at its end what was forgotten
+    const auto code = [planted](std::pmr::memory_resource& memory) {
         const two_blocks blocks = take_two(memory, planted);
         memory.deallocate(blocks.second, 16, 8);
         memory.deallocate(blocks.first, 16, 8);
-    }));
+    };
+    note_result(check_all_allocation_failures(code, {.upstream = &pool}));
 }
 
 // ---- a broken guarantee
