@@ -8,10 +8,12 @@
 #endif
 
 // Weak: the library need not be built with the sanitizer to be used with it.
+// NOLINTBEGIN(readability-identifier-naming): the sanitizer's names.
 extern "C" {
 __attribute__((weak)) void __lsan_register_root_region(const void* p, std::size_t bytes);
 __attribute__((weak)) void __lsan_unregister_root_region(const void* p, std::size_t bytes);
 }
+// NOLINTEND(readability-identifier-naming)
 
 namespace pmr_debug::os {
 

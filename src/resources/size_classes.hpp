@@ -44,7 +44,9 @@ inline constexpr auto by_granules = [] {
 }();
 
 /// As std::has_single_bit, which is a call where the target has no instruction for it.
-[[nodiscard]] constexpr bool is_power_of_two(std::size_t n) noexcept { return n != 0 && (n & (n - 1)) == 0; }
+[[nodiscard]] constexpr bool is_power_of_two(std::size_t n) noexcept {
+    return n != 0 && (n & (n - 1)) == 0;
+}
 
 /// Preconditions: 1 <= bytes <= largest, alignment a power of two <= largest_alignment.
 [[nodiscard]] constexpr unsigned class_of(std::size_t bytes, std::size_t alignment) noexcept {
