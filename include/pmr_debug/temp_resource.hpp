@@ -105,8 +105,8 @@ struct temp_engine {
 
 template <std::size_t N>
 struct temp_storage {
-    [[nodiscard]] void* data() noexcept { return inside_; }
-    alignas(std::max_align_t) unsigned char inside_[N];
+    [[nodiscard]] void* data() noexcept { return inside; }
+    alignas(std::max_align_t) unsigned char inside[N];
 };
 template <>
 struct temp_storage<0> {
@@ -134,7 +134,7 @@ struct temp_options {
     std::size_t first_chunk_bytes = 4096;  ///< least size of the first chunk from the upstream; each next one doubles
     /// With checks and fill: released chunks wait, up to this many bytes, and are verified, before the upstream gets
     /// them back. 0: it gets them at once.
-    std::size_t quarantine_bytes = 64 * 1024;
+    std::size_t quarantine_bytes = std::size_t{64} * 1024;
     std::size_t freed_records = 1024;  ///< rewound and released blocks that are remembered
     std::size_t buffer_alignment = 1;  ///< bad_alignment if the buffer is aligned to less
     bool lifo = false;                 ///< blocks freed out of order are reported as out_of_order_rewind
