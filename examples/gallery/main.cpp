@@ -38,13 +38,13 @@ class counting_handler final : public pmr_debug::report_handler {
 public:
     pmr_debug::action handle(const pmr_debug::report& r) noexcept override {
         ++reports;
-        return text.handle(r);
+        return text_.handle(r);
     }
 
     std::atomic<int> reports{0};
 
 private:
-    pmr_debug::text_handler text;
+    pmr_debug::text_handler text_;
 };
 
 struct job {
