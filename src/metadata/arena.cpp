@@ -2,6 +2,7 @@
 
 #include "os/virtual_memory.hpp"
 
+#include <atomic>
 #include <bit>
 #include <cstring>
 #include <mutex>
@@ -125,13 +126,23 @@ bool arena::unprotect() noexcept {
 }
 
 arena* process_arena() noexcept {
-    alignas(arena) static unsigned char storage[sizeof(arena)];
     // Never destroyed: reports may be written by static destructors that run late.
-    static arena* const shared = [] {
-        auto* const a = ::new (storage) arena;
-        return a->open(std::size_t{1} << 34) ? a : nullptr;
-    }();
-    return shared;
+    alignas(arena) static unsigned char storage[sizeof(arena)];
+    constinit static std::atomic<arena*> shared{nullptr};
+    constinit static os::spin_lock opening;
+    arena* a = shared.load(std::memory_order_acquire);
+    if (a == nullptr) {
+        const std::scoped_lock hold(opening);
+        a = shared.load(std::memory_order_relaxed);
+        if (a == nullptr) {
+            a = ::new (storage) arena;
+            if (!a->open(std::size_t{1} << 34)) {
+                return nullptr;  // the next call may have more luck
+            }
+            shared.store(a, std::memory_order_release);
+        }
+    }
+    return a;
 }
 
 }  // namespace pmr_debug::metadata

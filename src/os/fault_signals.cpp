@@ -7,7 +7,6 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -46,11 +45,6 @@ pthread_once_t stack_key_once = PTHREAD_ONCE_INIT;
 bool stack_key_valid = false;
 
 void on_signal(int signal, siginfo_t* info, void* context);
-
-void sleep_ms(int ms) noexcept {
-    const timespec t{.tv_sec = ms / 1000, .tv_nsec = (ms % 1000) * 1'000'000L};
-    ::nanosleep(&t, nullptr);
-}
 
 void restore_actions() noexcept {
     for (std::size_t i = 0; i < signal_count; ++i) {

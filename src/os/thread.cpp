@@ -3,6 +3,7 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -99,6 +100,11 @@ void spin_lock::unlock() noexcept {
     if (state_.exchange(0, std::memory_order_release) == 2) {
         ::syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&state_), FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
     }
+}
+
+void sleep_ms(int ms) noexcept {
+    const timespec t{.tv_sec = ms / 1000, .tv_nsec = (ms % 1000) * 1'000'000L};
+    ::nanosleep(&t, nullptr);
 }
 
 void abort_process() noexcept {

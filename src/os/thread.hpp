@@ -46,6 +46,9 @@ private:
     std::atomic<std::uint32_t> state_{0};  // 0 free, 1 held, 2 held and waited for
 };
 
+/// Effects: lets the thread sleep. May return early.
+void sleep_ms(int ms) noexcept;
+
 /// Ends the process the way std::abort does.
 [[noreturn]] void abort_process() noexcept;
 

@@ -30,8 +30,19 @@ namespace {
 constexpr int protect_budget = 16'000;
 
 std::atomic<int> protect_guards{0};
-std::atomic<bool> can_move{true};
 std::atomic<guard_tier> best_tier{guard_tier::marker};
+
+/// What EINVAL means: that the kernel does not know the call, or, if it is known to know it, that this range is
+/// special.
+enum class knows : std::uint8_t { untried, yes, no };
+std::atomic<knows> moving{knows::untried};
+std::atomic<knows> markers{knows::untried};
+
+void note(std::atomic<knows>& what, knows now) noexcept {
+    if (what.load(std::memory_order_relaxed) != now) {
+        what.store(now, std::memory_order_relaxed);
+    }
+}
 
 void* map_with(std::size_t bytes, std::size_t alignment, int protection) noexcept {
     constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
@@ -98,14 +109,15 @@ bool unmap(void* p, std::size_t bytes) noexcept {
     return ::munmap(p, round_up(bytes, page_size())) == 0;
 }
 
-bool map_at(void* p, std::size_t bytes) noexcept {
+namespace {
+
+bool map_at_with(void* p, std::size_t bytes, int protection) noexcept {
 #ifdef MAP_FIXED_NOREPLACE
     constexpr int fixed = MAP_FIXED_NOREPLACE;
 #else
     constexpr int fixed = 0;  // a hint only; checked below
 #endif
-    void* const got =
-        ::mmap(p, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
+    void* const got = ::mmap(p, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
     if (got == MAP_FAILED) {
         return false;
     }
@@ -114,6 +126,22 @@ bool map_at(void* p, std::size_t bytes) noexcept {
         return false;
     }
     return true;
+}
+
+/// Whether the kernel knows guard markers, asked for a page that nothing is special about.
+bool knows_markers() noexcept {
+    void* const p = map(page_size(), page_size());
+    const bool known = p == nullptr || ::madvise(p, page_size(), MADV_GUARD_INSTALL) == 0 || errno != EINVAL;
+    if (p != nullptr) {
+        ::munmap(p, page_size());
+    }
+    return known;
+}
+
+}  // namespace
+
+bool map_at(void* p, std::size_t bytes) noexcept {
+    return map_at_with(p, bytes, PROT_READ | PROT_WRITE);
 }
 
 bool discard(void* p, std::size_t bytes) noexcept {
@@ -126,12 +154,14 @@ bool populate(void* p, std::size_t bytes) noexcept {
 
 guard_tier install_guard(void* p, std::size_t bytes) noexcept {
     const guard_tier best = best_tier.load(std::memory_order_relaxed);
-    if (best == guard_tier::marker) {
+    if (best == guard_tier::marker && markers.load(std::memory_order_relaxed) != knows::no) {
         if (::madvise(p, bytes, MADV_GUARD_INSTALL) == 0) {
+            note(markers, knows::yes);
             return guard_tier::marker;
         }
-        if (errno == EINVAL) {  // a kernel without markers, or a locked mapping: do not ask again
-            best_tier.store(guard_tier::protect, std::memory_order_relaxed);
+        // A kernel without markers says so, and so does one that has them for a range that is locked in memory.
+        if (errno == EINVAL && markers.load(std::memory_order_relaxed) == knows::untried) {
+            note(markers, knows_markers() ? knows::yes : knows::no);
         }
     }
     if (best != guard_tier::none) {
@@ -164,25 +194,23 @@ bool seal(void* p, std::size_t bytes) noexcept {
     return ::mmap(p, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED;
 }
 
-bool move_pages(void* from, void* to, std::size_t bytes) noexcept {
-    if (!can_move.load(std::memory_order_relaxed)) {
-        return false;
+move_result move_pages(void* from, void* to, std::size_t bytes) noexcept {
+    if (moving.load(std::memory_order_relaxed) == knows::no) {
+        return {};
     }
     // Without MREMAP_DONTUNMAP there would be a moment in which another thread's mapping could take the old place.
     if (::mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) == MAP_FAILED) {
-        if (errno == EINVAL) {  // a kernel before 5.7
-            can_move.store(false, std::memory_order_relaxed);
+        if (errno == EINVAL && moving.load(std::memory_order_relaxed) == knows::untried) {  // a kernel before 5.7
+            note(moving, knows::no);
         }
-        map_at(to, bytes);  // the kernel may have unmapped it before it failed; if it did not, this changes nothing
-        return false;
+        // The kernel may have unmapped `to` before it failed; if it did not, this changes nothing. Without permissions
+        // it takes none of a limit on data. A kernel that refuses this as well has no memory for itself.
+        static_cast<void>(map_at(to, bytes) || map_at_with(to, bytes, PROT_NONE));
+        return {};
     }
-    if (!seal(from, bytes)) {
-        // The old place is mapped and empty: a late access would read zeros. Guards are second best.
-        if (install_guard(from, bytes) == guard_tier::none) {
-            ::mprotect(from, bytes, PROT_NONE);
-        }
-    }
-    return true;
+    note(moving, knows::yes);
+    // If it is not sealed the old place is mapped and empty: a late access would read zeros. Guards are second best.
+    return {.moved = true, .trap = seal(from, bytes) ? guard_tier::moved : install_guard(from, bytes)};
 }
 
 void forget_protect_guards(int count) noexcept {

@@ -56,10 +56,17 @@ enum class guard_tier : std::uint8_t {
 /// Effects: undoes install_guard with the same \p tier; the pages read as zero. Returns: false if the system refuses.
 bool remove_guard(void* p, std::size_t bytes, guard_tier tier) noexcept;
 
+/// How move_pages went.
+struct move_result {
+    bool moved = false;
+    guard_tier trap = guard_tier::none;  ///< moved: how \p from faults now. none: it does not, and reads as zero
+};
+
 /// Effects: moves the pages of one range to another, whose own pages are lost; \p from faults on any access afterwards.
 /// Both must be single mappings made by this interface. Cheaper than discarding pages and faulting in others by two
-/// orders of magnitude. Returns: false if the system refuses; \p from is then as before.
-bool move_pages(void* from, void* to, std::size_t bytes) noexcept;
+/// orders of magnitude. If the system refuses, \p from is as before, and \p to is still taken, but may be without
+/// permissions.
+[[nodiscard]] move_result move_pages(void* from, void* to, std::size_t bytes) noexcept;
 
 /// Effects: as the end of move_pages: gives the contents back and leaves the range mapped without permissions.
 /// Neighbouring sealed ranges are one mapping. Returns: false if the system refuses.

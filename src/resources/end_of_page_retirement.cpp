@@ -23,25 +23,29 @@ void drop_protects(unit& u) noexcept {
     }
 }
 
-/// Effects: moves the pages of a dead strip to a fresh one. Lock held. Returns: false if it is where it was.
-bool move_on(fence_core& core, unit& u) noexcept {
+/// Effects: moves the pages of a dead strip to a fresh one. Lock held.
+os::move_result move_on(fence_core& core, unit& u) noexcept {
     if (u.shift != smallest_shift || u.damaged.load(std::memory_order_relaxed) ||
         u.unmovable.load(std::memory_order_relaxed) || core.warm_count == most_warm || core.mappings >= most_mappings) {
-        return false;
+        return {};
     }
     const std::uintptr_t fresh = carve(core, 1, false);
     if (fresh == 0) {
-        return false;
+        return {};
     }
-    if (!os::move_pages(at(u.base), at(fresh), granule)) {
+    const os::move_result result = os::move_pages(at(u.base), at(fresh), granule);
+    if (!result.moved) {
         os::seal(at(fresh), granule);  // spent: a refusal leaves it as it is, and unused
         note_use(core, granule_of(core, fresh), 1, granule_use::sealed);
-        return false;
+        return {};
+    }
+    if (result.trap == os::guard_tier::protect) {
+        u.protects.fetch_add(1, std::memory_order_relaxed);
     }
     core.mappings += u.warm ? 0 : 1;  // else its predecessor's mapping is gone
     core.moved_strips += 1;
     core.warm[core.warm_count++] = fresh;
-    return true;
+    return result;
 }
 
 /// Effects: takes the memory of a dead unit away, so that accesses fault. Lock held.
@@ -51,8 +55,9 @@ void trap_unit(fence_core& core, unit& u) noexcept {
     if (core.rules.dead == dead_unit::keep) {
         os::discard(at(u.base), u.size);
         core.untrapped_units += 1;
-    } else if (move_on(core, u)) {
-        u.trap = os::guard_tier::moved;
+    } else if (const os::move_result result = move_on(core, u); result.moved) {
+        u.trap = result.trap;
+        core.untrapped_units += result.trap == os::guard_tier::none ? 1 : 0;
     } else {
         core.mappings -= u.warm && core.mappings != 0 ? 1 : 0;
         // Sealing gives page tables back, too, which markers do not.

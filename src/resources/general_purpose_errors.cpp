@@ -356,7 +356,9 @@ void report_limit(general_purpose_core& core, std::size_t bytes, std::size_t ali
 void report_upstream(general_purpose_core& core, error_kind kind, void* p, std::size_t bytes,
                      std::size_t alignment) noexcept {
     report r = call_report(core, kind, p, bytes, alignment);
-    if (unit* const u = p != nullptr ? unit_of(core, reinterpret_cast<std::uintptr_t>(p)) : nullptr; u != nullptr) {
+    const bool has_records = core.record_bytes != 0;
+    if (unit* const u = has_records && p != nullptr ? unit_of(core, reinterpret_cast<std::uintptr_t>(p)) : nullptr;
+        u != nullptr) {
         if (const slot_ref s = nearest_in(core, *u, reinterpret_cast<std::uintptr_t>(p)); s.owner != nullptr) {
             describe_block(core, s, r);
         }

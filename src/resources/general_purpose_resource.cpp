@@ -67,6 +67,21 @@ general_purpose_core* make_core(std::pmr::memory_resource* upstream, const gener
     return core;
 }
 
+/// Effects: makes the records writable. The system may refuse for a moment, as at a limit that another thread is about
+/// to get away from. If it goes on refusing there is no way to record anything, and the process ends with a message.
+void make_writable(metadata::arena& memory) noexcept {
+    for (int tries = 0; !memory.unprotect(); ++tries) {
+        if (tries == 100) {
+            constexpr std::string_view text =
+                "pmr_debug: general_purpose_resource: the system refuses to make write-protected records writable "
+                "(policy::protect_metadata)\n";
+            os::write_all(2, text.data(), text.size());
+            os::abort_process();
+        }
+        os::sleep_ms(1);
+    }
+}
+
 }  // namespace
 
 writable_section::writable_section(general_purpose_core& core) noexcept : gate_(core.gate), memory_(core.memory) {
@@ -77,7 +92,7 @@ writable_section::writable_section(general_purpose_core& core) noexcept : gate_(
     if (gate_->inside.load(std::memory_order_relaxed) != me) {
         gate_->lock.lock();
         gate_->inside.store(me, std::memory_order_relaxed);
-        memory_->unprotect();
+        make_writable(*memory_);
     }
     gate_->depth += 1;
 }
@@ -124,7 +139,7 @@ general_purpose_resource_base::~general_purpose_resource_base() {
     const os::unseen_by_valgrind unseen(core.memcheck);
     if (core.gate != nullptr) {  // for good: there is no way back from here
         core.gate->lock.lock();
-        core.memory->unprotect();
+        detail::make_writable(*core.memory);
         core.gate->lock.unlock();
         metadata::process_arena()->free(core.gate, sizeof(detail::write_gate));
         core.gate = nullptr;

@@ -128,11 +128,10 @@ void note_guard(general_purpose_core& core, unit& u, os::guard_tier tier) noexce
     u.from->protect_guards += tier == os::guard_tier::protect ? 1 : 0;
 }
 
-/// Effects: moves the pages of a dead slab to fresh addresses, where they make a warm slab. Returns: false if the slab
-/// is where it was.
-bool move_on(general_purpose_core& core, slab& s) noexcept {
+/// Effects: moves the pages of a dead slab to fresh addresses, where they make a warm slab.
+os::move_result move_on(general_purpose_core& core, slab& s) noexcept {
     if (s.broken || core.warm_count >= most_warm || core.moved_count >= most_moved) {
-        return false;
+        return {};
     }
     void* const place = core.memory->allocate(sizeof(slab));
     piece fresh;
@@ -140,19 +139,24 @@ bool move_on(general_purpose_core& core, slab& s) noexcept {
         if (place != nullptr) {
             core.memory->free(place, sizeof(slab));
         }
-        return false;
+        return {};
     }
-    if (!os::move_pages(reinterpret_cast<void*>(s.base), reinterpret_cast<void*>(fresh.base), slab::size)) {
+    void* const old = reinterpret_cast<void*>(s.base);
+    const os::move_result result = os::move_pages(old, reinterpret_cast<void*>(fresh.base), slab::size);
+    if (!result.moved) {
         core.memory->free(place, sizeof(slab));
         spend(core, *fresh.from, slab::size, true);
-        return false;
+        return {};
+    }
+    if (result.trap == os::guard_tier::none && core.rules.fill) {
+        std::memset(old, freed_byte, slab::size);  // it will be verified once more
     }
     core.moved_count += s.warm ? 0 : 1;  // its predecessor's mapping is gone
     auto* const next =
         ::new (place) slab{.base = fresh.base, .from = fresh.from, .next = core.warm_slabs, .warm = true};
     core.warm_slabs = next;
     core.warm_count += 1;
-    return true;
+    return result;
 }
 
 /// Effects: verifies \p u by itself and makes it inaccessible. Its slab can then not move any more. The lock is
@@ -261,16 +265,17 @@ void trap_if_dead(general_purpose_core& core, guard_lock& hold, slab& s) noexcep
     }
     hold.lock();
     void* const base = reinterpret_cast<void*>(s.base);
-    auto tier = os::guard_tier::moved;
-    if (!move_on(core, s)) {
+    const os::move_result result = move_on(core, s);
+    os::guard_tier tier = result.trap;
+    if (!result.moved) {
         core.moved_count -= s.warm ? 1 : 0;
         if (s.warm && !s.broken) {
             tier = os::seal(base, slab::size) ? os::guard_tier::moved : os::guard_tier::none;
         } else if (!s.broken) {
             tier = os::install_guard(base, slab::size);
-            s.from->protect_guards += tier == os::guard_tier::protect ? 1 : 0;
         }
     }
+    s.from->protect_guards += tier == os::guard_tier::protect ? 1 : 0;
     for (unit* u = s.units; u != nullptr; u = u->next_in_slab) {
         if (u->trapped()) {
             continue;
