@@ -72,22 +72,29 @@ void block_table::remove(shard& s, slot* hole) noexcept {
     --s.used;
 }
 
+block_table::slot* block_table::live_slot(const shard& s, std::uintptr_t address, std::uint64_t h, block_entry& found,
+                                          outcome& why) noexcept {
+    slot* const r = s.slots != nullptr ? probe(s, address, h) : nullptr;
+    if (r == nullptr || r->address == 0) {
+        why = outcome::unknown;
+        return nullptr;
+    }
+    found = entry(s, *r);
+    why = found.live ? outcome::done : outcome::freed;
+    return found.live ? r : nullptr;
+}
+
 block_table::outcome block_table::erase(const void* p, trace_id freed, std::uint32_t thread,
                                         block_entry& found) noexcept {
     const auto address = reinterpret_cast<std::uintptr_t>(p);
     const std::uint64_t h = hash(address);
     shard& s = shard_of(h);
     const os::brief_hold<true> hold(s.lock);
-    slot* const r = s.slots != nullptr ? probe(s, address, h) : nullptr;
-    if (r == nullptr || r->address == 0) {
-        return outcome::unknown;
+    outcome result = outcome::done;
+    if (slot* const r = live_slot(s, address, h, found, result); r != nullptr) {
+        bury(s, *r, freed, thread);
     }
-    found = entry(s, *r);
-    if (!found.live) {
-        return outcome::freed;
-    }
-    bury(s, *r, freed, thread);
-    return outcome::done;
+    return result;
 }
 
 block_table::outcome block_table::resize(const void* p, std::size_t old_size, std::size_t new_size,
@@ -96,19 +103,14 @@ block_table::outcome block_table::resize(const void* p, std::size_t old_size, st
     const std::uint64_t h = hash(address);
     shard& s = shard_of(h);
     const os::brief_hold<true> hold(s.lock);
-    slot* const r = s.slots != nullptr ? probe(s, address, h) : nullptr;
-    if (r == nullptr || r->address == 0) {
-        return outcome::unknown;
+    outcome result = outcome::done;
+    if (slot* const r = live_slot(s, address, h, found, result); r != nullptr) {
+        if (r->size != old_size) {
+            return outcome::mismatch;
+        }
+        r->size = new_size;
     }
-    found = entry(s, *r);
-    if (!found.live) {
-        return outcome::freed;
-    }
-    if (r->size != old_size) {
-        return outcome::mismatch;
-    }
-    r->size = new_size;
-    return outcome::done;
+    return result;
 }
 
 bool block_table::find(const void* p, block_entry& found) noexcept {

@@ -145,6 +145,10 @@ private:
         return s.slots + i;
     }
 
+    // The slot of the block at `address`, if it lives; else null. `why` and `found` are those of erase().
+    [[nodiscard]] static slot* live_slot(const shard& s, std::uintptr_t address, std::uint64_t h, block_entry& found,
+                                         outcome& why) noexcept;
+
     [[nodiscard]] static block_entry entry(const shard& s, const slot& r) noexcept {
         const bool freed = (r.bits & 1U) != 0;
         block_entry e{.address = reinterpret_cast<const void*>(r.address),

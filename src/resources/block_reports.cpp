@@ -9,18 +9,6 @@ namespace {
 // A block further away than this says nothing about a stray pointer.
 constexpr std::size_t near_bytes = std::size_t{1} << 20;
 
-report given(error_kind kind, const metadata::resource_record* self, const void* p, std::size_t bytes,
-             std::size_t alignment) noexcept {
-    report r;
-    r.kind = kind;
-    r.resource = metadata::describe(self);
-    r.pointer = p;
-    r.has_given = true;
-    r.given_size = bytes;
-    r.given_alignment = alignment;
-    return r;
-}
-
 void add_block(report& r, const metadata::block_entry& known) noexcept {
     r.block = metadata::describe(known);
     r.allocated = known.allocated;
@@ -29,21 +17,38 @@ void add_block(report& r, const metadata::block_entry& known) noexcept {
 
 }  // namespace
 
+report report_of(const metadata::resource_record* self, error_kind kind) noexcept {
+    report r;
+    r.kind = kind;
+    r.resource = metadata::describe(self);
+    return r;
+}
+
+report call_report(const metadata::resource_record* self, error_kind kind, const void* p, std::size_t bytes,
+                   std::size_t alignment) noexcept {
+    report r = report_of(self, kind);
+    r.pointer = p;
+    r.has_given = true;
+    r.given_size = bytes;
+    r.given_alignment = alignment;
+    return r;
+}
+
 void block_reporter::request(error_kind kind, const void* p, std::size_t bytes, std::size_t alignment) const noexcept {
-    report r = given(kind, self, p, bytes, alignment);
+    report r = call_report(self, kind, p, bytes, alignment);
     raise(errors, r);
 }
 
 void block_reporter::block(error_kind kind, const void* p, const metadata::block_entry& known, std::size_t bytes,
                            std::size_t alignment) const noexcept {
-    report r = given(kind, self, p, bytes, alignment);
+    report r = call_report(self, kind, p, bytes, alignment);
     add_block(r, known);
     raise(errors, r);
 }
 
 void block_reporter::limit(std::size_t limit, std::size_t in_use, std::size_t bytes,
                            std::size_t alignment) const noexcept {
-    report r = given(error_kind::limit_exceeded, self, nullptr, bytes, alignment);
+    report r = call_report(self, error_kind::limit_exceeded, nullptr, bytes, alignment);
     r.limit = limit;
     r.in_use = in_use;
     raise(errors, r);
@@ -52,7 +57,7 @@ void block_reporter::limit(std::size_t limit, std::size_t in_use, std::size_t by
 void block_reporter::bad_pointer(metadata::block_table::outcome why, const void* p, const metadata::block_entry& found,
                                  std::size_t bytes, std::size_t alignment) const noexcept {
     using relation = metadata::block_table::relation;
-    report r = given(error_kind::invalid_free, self, p, bytes, alignment);
+    report r = call_report(self, error_kind::invalid_free, p, bytes, alignment);
     if (p == nullptr) {
         r.kind = error_kind::null_free;
         raise(errors, r);
@@ -104,9 +109,7 @@ std::size_t block_reporter::leaks(error_kind kind) const noexcept {
     });
     const std::size_t count = groups.total_blocks();
     if (count != 0) {
-        report r;
-        r.kind = kind;
-        r.resource = metadata::describe(self);
+        report r = report_of(self, kind);
         r.leaks = groups.finish();
         r.leaked_blocks = count;
         r.leaked_bytes = groups.total_bytes();
@@ -120,7 +123,7 @@ void report_destroyed(const void* address, std::string_view type, const void* p,
     // The resource's own tally died with it.
     static constinit error_tally nobody;
     const metadata::resource_record* const record = metadata::find_dead_resource(address);
-    report r = given(error_kind::destroyed_resource, record, p, bytes, alignment);
+    report r = call_report(record, error_kind::destroyed_resource, p, bytes, alignment);
     if (record == nullptr) {
         r.resource.type = type;
         r.resource.address = address;

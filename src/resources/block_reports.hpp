@@ -10,6 +10,13 @@
 
 namespace pmr_debug::detail {
 
+/// A report of \p kind by the resource \p self (null: one that could not be registered).
+[[nodiscard]] report report_of(const metadata::resource_record* self, error_kind kind) noexcept;
+
+/// The same about a call with what it was given.
+[[nodiscard]] report call_report(const metadata::resource_record* self, error_kind kind, const void* p,
+                                 std::size_t bytes, std::size_t alignment) noexcept;
+
 /// Who reports. \p self may be null (a resource that could not be registered).
 struct block_reporter {
     error_tally& errors;

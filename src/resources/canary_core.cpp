@@ -215,9 +215,7 @@ void canary_core::report_damage(error_kind kind, const metadata::block_entry& e,
     if (d.first == nullptr) {
         return;
     }
-    report r;
-    r.kind = kind;
-    r.resource = metadata::describe(self);
+    report r = report_of(self, kind);
     r.block = metadata::describe(e);
     r.allocated = e.allocated;
     r.freed = e.freed;

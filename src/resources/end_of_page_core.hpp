@@ -24,6 +24,7 @@
 #include "os/thread.hpp"
 #include "os/virtual_memory.hpp"
 #include "report/dispatch.hpp"
+#include "resources/thread_binding.hpp"
 #include "resources/usage.hpp"
 
 #include <atomic>
@@ -153,9 +154,7 @@ struct fence_core {
     std::atomic<std::uint64_t> protected_blocks{0};
     std::atomic<std::uint64_t> unguarded_blocks{0};
 
-    /// single_checked: number of the thread the resource is bound to, 0 before the first use.
-    std::atomic<std::uint32_t> thread{0};
-    std::atomic<trace_id> last_use{trace_id::none};
+    thread_binding thread;
 
     os::spin_lock lock;                               ///< guards everything below
     std::atomic<fence::granule_use>* uses = nullptr;  ///< by granule
@@ -285,8 +284,6 @@ void report_request(fence_core& core, error_kind kind, const void* p, std::size_
                     std::size_t alignment) noexcept;
 void report_limit(fence_core& core, std::size_t limit, std::size_t in_use, std::size_t bytes,
                   std::size_t alignment) noexcept;
-void report_foreign_thread(fence_core& core, std::uint32_t bound, const void* p, std::size_t bytes,
-                           std::size_t alignment) noexcept;
 
 /// As end_of_page_resource_base::check and report_leaks say.
 std::size_t check_all(fence_core& core) noexcept;

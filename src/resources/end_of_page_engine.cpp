@@ -20,20 +20,6 @@ unsigned char* bytes_at(std::uintptr_t address) noexcept {
     return reinterpret_cast<unsigned char*>(address);
 }
 
-/// single_checked: binds the resource to its first thread, reports others.
-void check_thread(fence_core& core, std::uint32_t me, trace_id traced, const void* p, std::size_t bytes,
-                  std::size_t alignment) noexcept {
-    std::uint32_t bound = core.thread.load(std::memory_order_relaxed);
-    if (bound == 0 && core.thread.compare_exchange_strong(bound, me, std::memory_order_relaxed)) {
-        bound = me;
-    }
-    if (bound != me) [[unlikely]] {
-        fence::report_foreign_thread(core, bound, p, bytes, alignment);
-    } else if (traced != trace_id::none) {
-        core.last_use.store(traced, std::memory_order_release);  // another thread may read the trace
-    }
-}
-
 [[noreturn]] void refuse(fence_core& core, std::size_t bytes, bool reserved) {
     core.usage.fail();
     if (reserved) {
@@ -81,7 +67,7 @@ void* fence_engine<S>::allocate(fence_core* core, std::size_t bytes, std::size_t
     }
     const std::uint32_t me = S.checks ? os::this_thread().number : 0;
     if constexpr (S.checks && S.threads == threading::single_checked) {
-        check_thread(*core, me, here, nullptr, bytes, alignment);
+        core->thread.check(me, here, core->errors, core->self, nullptr, bytes, alignment);
     }
     if (!std::has_single_bit(alignment)) [[unlikely]] {
         if constexpr (S.checks) {
@@ -122,7 +108,7 @@ void fence_engine<S>::deallocate(fence_core* core, void* p, std::size_t bytes, s
     }
     const std::uint32_t me = S.checks ? os::this_thread().number : 0;
     if constexpr (S.checks && S.threads == threading::single_checked) {
-        check_thread(*core, me, here, p, bytes, alignment);
+        core->thread.check(me, here, core->errors, core->self, p, bytes, alignment);
     }
     const auto address = reinterpret_cast<std::uintptr_t>(p);
     fence::unit* const u = fence::find_unit(*core, address);

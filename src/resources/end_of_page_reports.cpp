@@ -1,6 +1,8 @@
 // Everything of the end-of-page resource that ends in a report, and what fault reports ask of it.
 
 #include "report/leaks.hpp"
+#include "resources/block_reports.hpp"
+#include "resources/bytes.hpp"
 #include "resources/end_of_page_core.hpp"
 
 #include <algorithm>
@@ -16,27 +18,6 @@ namespace {
 
 const unsigned char* bytes_at(std::uintptr_t address) noexcept {
     return reinterpret_cast<const unsigned char*>(address);
-}
-
-bool all_are(const unsigned char* p, std::size_t n, unsigned char value) noexcept {
-    return n == 0 || (*p == value && std::memcmp(p, p + 1, n - 1) == 0);
-}
-
-report report_of(const fence_core& core, error_kind kind) noexcept {
-    report r;
-    r.kind = kind;
-    r.resource = metadata::describe(core.self);
-    return r;
-}
-
-report call_report(const fence_core& core, error_kind kind, const void* p, std::size_t bytes,
-                   std::size_t alignment) noexcept {
-    report r = report_of(core, kind);
-    r.pointer = p;
-    r.has_given = true;
-    r.given_size = bytes;
-    r.given_alignment = alignment;
-    return r;
 }
 
 /// What is known of a slot that was used.
@@ -112,7 +93,7 @@ private:
 };
 
 void report_damage(fence_core& core, slot_ref s, error_kind kind, std::uintptr_t from, std::uintptr_t to) noexcept {
-    report r = report_of(core, kind);
+    report r = report_of(core.self, kind);
     add_block(core, s, r);
     // It is being freed just now, or was found live: in both cases nobody freed it before.
     r.block.state = block_state::live;
@@ -175,8 +156,8 @@ canaries canaries_of(const fence_core& core, slot_ref s) noexcept {
 
 bool verify_canaries(fence_core& core, slot_ref s) noexcept {
     const canaries c = canaries_of(core, s);
-    const bool front = all_are(bytes_at(c.front), c.block - c.front, canary_byte);
-    const bool back = all_are(bytes_at(c.end), c.back - c.end, canary_byte);
+    const bool front = all_bytes(bytes_at(c.front), c.block - c.front, canary_byte);
+    const bool back = all_bytes(bytes_at(c.end), c.back - c.end, canary_byte);
     if (front && back) [[likely]] {
         return true;
     }
@@ -193,11 +174,11 @@ bool verify_canaries(fence_core& core, slot_ref s) noexcept {
 }
 
 bool fill_intact(const fence_core& core, slot_ref s) noexcept {
-    return !core.rules.fill || all_are(bytes_at(address_of(core, s)), s.record().size, freed_byte);
+    return !core.rules.fill || all_bytes(bytes_at(address_of(core, s)), s.record().size, freed_byte);
 }
 
 report note_written(fence_core& core, slot_ref s) noexcept {
-    report r = report_of(core, error_kind::write_after_free);
+    report r = report_of(core.self, error_kind::write_after_free);
     add_block(core, s, r);
     const std::uintptr_t start = address_of(core, s);
     note_damage(start, start + s.record().size, freed_byte, r);
@@ -208,28 +189,20 @@ report note_written(fence_core& core, slot_ref s) noexcept {
 
 void report_request(fence_core& core, error_kind kind, const void* p, std::size_t bytes,
                     std::size_t alignment) noexcept {
-    report r = call_report(core, kind, p, bytes, alignment);
+    report r = call_report(core.self, kind, p, bytes, alignment);
     raise(core.errors, r);
 }
 
 void report_limit(fence_core& core, std::size_t limit, std::size_t in_use, std::size_t bytes,
                   std::size_t alignment) noexcept {
-    report r = call_report(core, error_kind::limit_exceeded, nullptr, bytes, alignment);
+    report r = call_report(core.self, error_kind::limit_exceeded, nullptr, bytes, alignment);
     r.limit = limit;
     r.in_use = in_use;
     raise(core.errors, r);
 }
 
-void report_foreign_thread(fence_core& core, std::uint32_t bound, const void* p, std::size_t bytes,
-                           std::size_t alignment) noexcept {
-    report r = call_report(core, error_kind::foreign_thread, p, bytes, alignment);
-    r.other_thread = bound;
-    r.other = core.last_use.load(std::memory_order_acquire);
-    raise(core.errors, r);
-}
-
 slot_ref examine_free(fence_core& core, void* p, std::size_t bytes, std::size_t alignment) noexcept {
-    report r = call_report(core, error_kind::invalid_free, p, bytes, alignment);
+    report r = call_report(core.self, error_kind::invalid_free, p, bytes, alignment);
     if (p == nullptr) {
         r.kind = error_kind::null_free;
         raise(core.errors, r);
@@ -263,7 +236,7 @@ slot_ref examine_free(fence_core& core, void* p, std::size_t bytes, std::size_t 
             raise(core.errors, r);
         }
         if ((std::size_t{1} << s.record().alignment) != alignment) {
-            r = call_report(core, error_kind::alignment_mismatch, p, bytes, alignment);
+            r = call_report(core.self, error_kind::alignment_mismatch, p, bytes, alignment);
             add_block(core, s, r);
             raise(core.errors, r);
         }
@@ -294,7 +267,7 @@ void report_not_live(fence_core& core, slot_ref s, slot_state found, void* p, st
     while (found == slot_state::freeing && s.record().state.load(std::memory_order_acquire) == found) {
         std::this_thread::yield();
     }
-    report r = call_report(core, error_kind::double_free, p, bytes, alignment);
+    report r = call_report(core.self, error_kind::double_free, p, bytes, alignment);
     add_block(core, s, r);
     raise(core.errors, r);
 }
@@ -347,7 +320,7 @@ std::size_t report_live(fence_core& core) noexcept {
     if (groups.total_blocks() == 0) {
         return 0;
     }
-    report r = report_of(core, error_kind::leak);
+    report r = report_of(core.self, error_kind::leak);
     r.leaks = groups.finish();
     r.leaked_blocks = groups.total_blocks();
     r.leaked_bytes = groups.total_bytes();

@@ -22,6 +22,7 @@
 #include "os/thread.hpp"
 #include "os/virtual_memory.hpp"
 #include "report/dispatch.hpp"
+#include "resources/bytes.hpp"
 #include "resources/size_classes.hpp"
 
 #include <atomic>
@@ -382,40 +383,5 @@ void report_upstream(general_purpose_core& core, error_kind kind, void* p, std::
 /// Effects: as general_purpose_resource_base::check and report_leaks say.
 std::size_t check_all(general_purpose_core& core) noexcept;
 std::size_t report_live(general_purpose_core& core) noexcept;
-
-// ---- helpers ------------------------------------------------------------------------------------------------------
-
-/// Returns: true if all of [p, p + n) is \p value. Wide, branch-free per word.
-[[nodiscard]] inline bool all_bytes(const unsigned char* p, std::size_t n, unsigned char value) noexcept {
-    const std::uint64_t pattern = value * 0x0101010101010101ULL;
-    if (n < sizeof pattern) {
-        for (std::size_t i = 0; i < n; ++i) {
-            if (p[i] != value) {
-                return false;
-            }
-        }
-        return true;
-    }
-    const auto word = [p](std::size_t at) {
-        std::uint64_t w;
-        __builtin_memcpy(&w, p + at, sizeof w);
-        return w;
-    };
-    std::uint64_t different = word(n - sizeof pattern) ^ pattern;  // the last, perhaps overlapping, word
-    std::size_t at = 0;
-    // Four vectors a step where there is much to look at: a whole unit is verified when it retires.
-    using vector [[gnu::vector_size(16)]] = std::uint64_t;
-    vector wide{};
-    for (constexpr std::size_t step = 4 * sizeof(vector); at + step <= n; at += step) {
-        vector v[4];
-        __builtin_memcpy(v, p + at, sizeof v);
-        wide |= (v[0] ^ pattern) | (v[1] ^ pattern) | (v[2] ^ pattern) | (v[3] ^ pattern);
-    }
-    different |= wide[0] | wide[1];
-    for (; at + sizeof pattern <= n; at += sizeof pattern) {
-        different |= word(at) ^ pattern;
-    }
-    return different == 0;
-}
 
 }  // namespace pmr_debug::detail

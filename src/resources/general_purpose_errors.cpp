@@ -2,6 +2,7 @@
 // handler runs.
 
 #include "report/leaks.hpp"
+#include "resources/block_reports.hpp"
 #include "resources/general_purpose_core.hpp"
 
 #include <algorithm>
@@ -14,23 +15,6 @@ namespace pmr_debug::detail {
 namespace {
 
 using metadata::address_map;
-
-report report_of(const general_purpose_core& core, error_kind kind) noexcept {
-    report r;
-    r.kind = kind;
-    r.resource = metadata::describe(core.record);
-    return r;
-}
-
-report call_report(const general_purpose_core& core, error_kind kind, const void* p, std::size_t bytes,
-                   std::size_t alignment) noexcept {
-    report r = report_of(core, kind);
-    r.pointer = p;
-    r.has_given = true;
-    r.given_size = bytes;
-    r.given_alignment = alignment;
-    return r;
-}
 
 bool has_traces(const general_purpose_core& core) noexcept {
     return core.record_bytes == sizeof(traced_record);
@@ -133,7 +117,7 @@ bool report_other_owner(general_purpose_core& core, void* p, std::size_t bytes, 
     if (owner.id == 0) {
         return false;
     }
-    report r = call_report(core, error_kind::wrong_resource, p, bytes, alignment);
+    report r = call_report(core.record, error_kind::wrong_resource, p, bytes, alignment);
     r.owner = owner;
     r.block = found.block;
     r.allocated = found.allocated;
@@ -157,7 +141,7 @@ void note_damage(const unsigned char* p, std::size_t n, unsigned char expected, 
 
 void report_invalid(general_purpose_core& core, void* p, std::size_t bytes, std::size_t alignment) noexcept {
     const auto address = reinterpret_cast<std::uintptr_t>(p);
-    report r = call_report(core, error_kind::invalid_free, p, bytes, alignment);
+    report r = call_report(core.record, error_kind::invalid_free, p, bytes, alignment);
     if (const slot_ref near = nearest_block(core, address); near.owner != nullptr) {
         describe_block(core, near, r);
         r.nearest_only = true;
@@ -235,7 +219,7 @@ bool describe_address(void* core, std::uintptr_t address, metadata::address_find
 
 slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, std::size_t alignment) noexcept {
     if (p == nullptr) {
-        report r = call_report(core, error_kind::null_free, p, bytes, alignment);
+        report r = call_report(core.record, error_kind::null_free, p, bytes, alignment);
         raise(core.tally, r);
         return {};
     }
@@ -269,7 +253,7 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
         return {};
     }
     const auto complain = [&](error_kind kind) {
-        report r = call_report(core, kind, p, bytes, alignment);
+        report r = call_report(core.record, kind, p, bytes, alignment);
         describe_block(core, s, r);
         raise(core.tally, r);
     };
@@ -295,13 +279,13 @@ void report_not_live(general_purpose_core& core, slot_ref s, slot_state found, s
     while (found == slot_state::freeing && s.record(core).state.load(std::memory_order_acquire) == found) {
         std::this_thread::yield();
     }
-    report r = call_report(core, error_kind::double_free, s.address(), bytes, alignment);
+    report r = call_report(core.record, error_kind::double_free, s.address(), bytes, alignment);
     describe_block(core, s, r);
     raise(core.tally, r);
 }
 
 void report_overrun(general_purpose_core& core, slot_ref s) noexcept {
-    report r = report_of(core, error_kind::overrun);
+    report r = report_of(core.record, error_kind::overrun);
     describe_block(core, s, r);
     const std::size_t size = s.requested(core);
     const std::size_t slack = s.owner->slot_bytes() - size;
@@ -318,7 +302,7 @@ bool verify_freed(general_purpose_core& core, slot_ref s) noexcept {
     if (all_bytes(s.address(), bytes, freed_byte)) {
         return true;
     }
-    report r = report_of(core, error_kind::write_after_free);
+    report r = report_of(core.record, error_kind::write_after_free);
     describe_block(core, s, r);
     note_damage(s.address(), bytes, freed_byte, r);
     s.record(core).state.store(slot_state::damaged, std::memory_order_release);
@@ -333,7 +317,7 @@ bool bind_thread(general_purpose_core& core, os::thread_numbers thread) noexcept
     if (bound.compare_exchange_strong(before, thread.number, std::memory_order_relaxed) || before == thread.number) {
         return true;
     }
-    report r = report_of(core, error_kind::foreign_thread);
+    report r = report_of(core.record, error_kind::foreign_thread);
     r.other_thread = before;
     r.other = core.last_use;
     raise(core.tally, r);
@@ -341,13 +325,13 @@ bool bind_thread(general_purpose_core& core, os::thread_numbers thread) noexcept
 }
 
 void report_bad_alignment(general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept {
-    report r = call_report(core, error_kind::bad_alignment, nullptr, bytes, alignment);
+    report r = call_report(core.record, error_kind::bad_alignment, nullptr, bytes, alignment);
     raise(core.tally, r);
 }
 
 void report_limit(general_purpose_core& core, std::size_t bytes, std::size_t alignment, std::size_t limit,
                   std::size_t in_use) noexcept {
-    report r = call_report(core, error_kind::limit_exceeded, nullptr, bytes, alignment);
+    report r = call_report(core.record, error_kind::limit_exceeded, nullptr, bytes, alignment);
     r.limit = limit;
     r.in_use = in_use;
     raise(core.tally, r);
@@ -355,7 +339,7 @@ void report_limit(general_purpose_core& core, std::size_t bytes, std::size_t ali
 
 void report_upstream(general_purpose_core& core, error_kind kind, void* p, std::size_t bytes,
                      std::size_t alignment) noexcept {
-    report r = call_report(core, kind, p, bytes, alignment);
+    report r = call_report(core.record, kind, p, bytes, alignment);
     const bool has_records = core.record_bytes != 0;
     if (unit* const u = has_records && p != nullptr ? unit_of(core, reinterpret_cast<std::uintptr_t>(p)) : nullptr;
         u != nullptr) {
@@ -407,7 +391,7 @@ std::size_t report_live(general_purpose_core& core) noexcept {
     if (groups.total_blocks() == 0) {
         return 0;
     }
-    report r = report_of(core, error_kind::leak);
+    report r = report_of(core.record, error_kind::leak);
     r.leaks = groups.finish();
     r.leaked_blocks = groups.total_blocks();
     r.leaked_bytes = groups.total_bytes();

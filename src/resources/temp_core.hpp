@@ -13,8 +13,9 @@
 
 #include "metadata/registry.hpp"
 #include "os/brief_lock.hpp"
-#include "os/thread.hpp"
 #include "report/dispatch.hpp"
+#include "resources/bytes.hpp"
+#include "resources/thread_binding.hpp"
 
 #include <pmr_debug/temp_resource.hpp>
 
@@ -123,10 +124,7 @@ struct temp_core {
     std::size_t next_chunk_bytes = 0;
     temp_mark* marks = nullptr;  // all that exist, youngest first
 
-    /// single_checked: number of the thread the resource is bound to, 0 before the first use.
-    /// unchecked: number of the thread that used it last, the only one that may look into the records.
-    alignas(64) std::atomic<std::uint32_t> thread{0};
-    std::atomic<trace_id> last_use{trace_id::none};
+    alignas(64) thread_binding thread;
 
     static temp_core* make(std::pmr::memory_resource* upstream, void* buffer, std::size_t bytes, const temp_options& o,
                            const policy& p, const std::pmr::memory_resource* owner, temp_window* window, trace_id born);
@@ -171,16 +169,6 @@ struct temp_core {
     [[noreturn]] void fail();
     void deallocate_oddly(void* p, const temp_request& given) noexcept;
 
-    void check_thread(std::uint32_t me, trace_id traced, const void* p, std::size_t bytes,
-                      std::size_t alignment) noexcept {
-        if (thread.load(std::memory_order_relaxed) == me) [[likely]] {
-            if (traced != trace_id::none) {
-                last_use.store(traced, std::memory_order_release);
-            }
-        } else {
-            bind_or_report(me, traced, p, bytes, alignment);
-        }
-    }
     /// As every entry that is not allocate or deallocate does it.
     std::uint32_t enter(trace_id here) noexcept;
 
@@ -189,18 +177,14 @@ struct temp_core {
     placed place_held(const temp_request& r, void*& out, temp_damage& bad) noexcept;
 
 private:
-    void bind_or_report(std::uint32_t me, trace_id traced, const void* p, std::size_t bytes,
-                        std::size_t alignment) noexcept;
     void bad_pointer(void* p, const temp_request& given) noexcept;
     void bury_held(std::size_t from, trace_id here, std::uint32_t me) noexcept;
     void retire(temp_chunk* c) noexcept;
     void give_back(temp_chunk* c) noexcept;
 };
 
-/// Returns: true if all \p bytes at \p p are \p value.
 [[nodiscard]] inline bool all_bytes(std::uintptr_t p, std::size_t bytes, unsigned char value) noexcept {
-    const auto* const at = reinterpret_cast<const unsigned char*>(p);
-    return bytes == 0 || (at[0] == value && std::memcmp(at, at + 1, bytes - 1) == 0);
+    return all_bytes(reinterpret_cast<const unsigned char*>(p), bytes, value);
 }
 
 inline void fill_bytes(std::uintptr_t p, std::size_t bytes, unsigned char value) noexcept {

@@ -20,10 +20,10 @@ void* temp_engine<S>::allocate(temp_core* core, std::size_t bytes, std::size_t a
         r.thread = os::this_thread().number;
     }
     if constexpr (S.checks && S.threads == threading::single_checked) {
-        core->check_thread(r.thread, r.here, nullptr, bytes, alignment);
+        core->thread.check(r.thread, r.here, core->errors, core->self, nullptr, bytes, alignment);
     }
     if constexpr (S.checks && S.threads == threading::unchecked) {
-        core->thread.store(r.thread, std::memory_order_relaxed);
+        core->thread.note(r.thread);
     }
     if (!std::has_single_bit(alignment) || bytes > SIZE_MAX / 4 || alignment > SIZE_MAX / 4) [[unlikely]] {
         core->refuse_request(r);
@@ -74,10 +74,10 @@ void temp_engine<S>::deallocate(temp_core* core, void* p, std::size_t bytes, std
         }
         given.thread = os::this_thread().number;
         if constexpr (S.threads == threading::single_checked) {
-            core->check_thread(given.thread, given.here, p, bytes, alignment);
+            core->thread.check(given.thread, given.here, core->errors, core->self, p, bytes, alignment);
         }
         if constexpr (S.threads == threading::unchecked) {
-            core->thread.store(given.thread, std::memory_order_relaxed);
+            core->thread.note(given.thread);
         }
         {
             const os::brief_hold<locked> hold(core->lock);

@@ -3,6 +3,7 @@
 #include "metadata/arena.hpp"
 #include "report/leaks.hpp"
 #include "report/writer.hpp"
+#include "resources/block_reports.hpp"
 #include "resources/temp_core.hpp"
 #include "stack/capture.hpp"
 
@@ -18,20 +19,14 @@ namespace {
 constexpr std::size_t near_bytes = std::size_t{1} << 20;
 
 report about(error_kind kind, const metadata::resource_record* self, const void* p) noexcept {
-    report r;
-    r.kind = kind;
-    r.resource = metadata::describe(self);
+    report r = report_of(self, kind);
     r.pointer = p;
     return r;
 }
 
 report about(error_kind kind, const metadata::resource_record* self, const void* p,
              const temp_request& given) noexcept {
-    report r = about(kind, self, p);
-    r.has_given = true;
-    r.given_size = given.bytes;
-    r.given_alignment = given.alignment;
-    return r;
+    return call_report(self, kind, p, given.bytes, given.alignment);
 }
 
 void add_block(report& r, const temp_record& known) noexcept {
@@ -380,8 +375,7 @@ void temp_core::tell_shared_buffer() noexcept {
             const std::uintptr_t from = want.self->buffer;
             const std::uintptr_t to = from + want.self->buffer_bytes;
             if (!other.shape.checks || from >= other.buffer + bytes || to <= other.buffer ||
-                (other.shape.threads == threading::unchecked &&
-                 other.thread.load(std::memory_order_relaxed) != os::this_thread().number)) {
+                (other.shape.threads == threading::unchecked && !other.thread.is_mine())) {
                 return true;
             }
             const os::brief_hold<true> hold(other.lock);
@@ -411,27 +405,13 @@ void temp_core::tell_shared_buffer() noexcept {
     raise(errors, r);
 }
 
-void temp_core::bind_or_report(std::uint32_t me, trace_id traced, const void* p, std::size_t bytes,
-                               std::size_t alignment) noexcept {
-    std::uint32_t bound = 0;
-    if (thread.compare_exchange_strong(bound, me, std::memory_order_relaxed)) {
-        last_use.store(traced != trace_id::none ? traced : capture_trace(temp_rare_frames), std::memory_order_release);
-        return;
-    }
-    report r = about(error_kind::foreign_thread, self, p, {.bytes = bytes, .alignment = alignment});
-    r.has_given = bytes != 0 || alignment != 0;
-    r.other_thread = bound;
-    r.other = last_use.load(std::memory_order_acquire);
-    raise(errors, r);
-}
-
 std::uint32_t temp_core::enter(trace_id here) noexcept {
     const std::uint32_t me = os::this_thread().number;
     if (shape.checks && shape.threads == threading::single_checked) {
-        check_thread(me, here, nullptr, 0, 0);
+        thread.check(me, here, errors, self, nullptr, 0, 0);
     }
     if (shape.checks && shape.threads == threading::unchecked) {
-        thread.store(me, std::memory_order_relaxed);
+        thread.note(me);
     }
     return me;
 }

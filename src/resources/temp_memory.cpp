@@ -72,8 +72,7 @@ temp_core* temp_core::make(std::pmr::memory_resource* upstream, void* buffer, st
     const auto owns = [](void* c, const void* address, metadata::owned_block* out) noexcept {
         auto& mine = *static_cast<temp_core*>(c);
         // Without locks only the thread that used the resource last may look.
-        if (mine.shape.threads == threading::unchecked &&
-            mine.thread.load(std::memory_order_relaxed) != os::this_thread().number) {
+        if (mine.shape.threads == threading::unchecked && !mine.thread.is_mine()) {
             return false;
         }
         const os::brief_hold<true> hold(mine.lock);

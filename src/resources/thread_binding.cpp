@@ -1,5 +1,7 @@
 #include "resources/thread_binding.hpp"
 
+#include "resources/block_reports.hpp"
+
 namespace pmr_debug::detail {
 
 namespace {
@@ -16,13 +18,8 @@ void thread_binding::bind_or_report(std::uint32_t me, trace_id traced, error_tal
         last_use_.store(traced != trace_id::none ? traced : capture_trace(first_use_frames), std::memory_order_release);
         return;
     }
-    report r;
-    r.kind = error_kind::foreign_thread;
-    r.resource = metadata::describe(self);
-    r.pointer = p;
-    r.has_given = true;
-    r.given_size = bytes;
-    r.given_alignment = alignment;
+    report r = call_report(self, error_kind::foreign_thread, p, bytes, alignment);
+    r.has_given = bytes != 0 || alignment != 0;
     r.other_thread = bound;
     r.other = last_use_.load(std::memory_order_acquire);
     raise(errors, r);

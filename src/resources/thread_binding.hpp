@@ -16,7 +16,7 @@ namespace pmr_debug::detail {
 class thread_binding {
 public:
     /// Effects, for single_checked: binds the resource to the calling thread \p me at first use; reports foreign_thread
-    ///   in any other thread. \p traced: this use, or none.
+    ///   in any other thread. \p traced: this use, or none. No bytes and no alignment: not about a request.
     void check(std::uint32_t me, trace_id traced, error_tally& errors, const metadata::resource_record* self,
                const void* p, std::size_t bytes, std::size_t alignment) noexcept {
         if (thread_.load(std::memory_order_relaxed) != me) [[unlikely]] {

@@ -5,9 +5,9 @@
 #include "metadata/arena.hpp"
 #include "metadata/block_table.hpp"
 #include "metadata/registry.hpp"
-#include "os/thread.hpp"
 #include "report/dispatch.hpp"
 #include "resources/block_reports.hpp"
+#include "resources/thread_binding.hpp"
 #include "resources/usage.hpp"
 
 #include <pmr_debug/tracking_resource.hpp>
@@ -35,26 +35,9 @@ struct tracking_core {
 
     alignas(64) usage_counters usage;
 
-    /// single_checked: number of the thread the resource is bound to, 0 before the first use.
-    /// unchecked: number of the thread that used it last, the only one that may look into the records.
-    alignas(64) std::atomic<std::uint32_t> thread{0};
-    /// single_checked: a use by the bound thread. Release and acquire, as another thread will read the trace.
-    std::atomic<trace_id> last_use{trace_id::none};
+    alignas(64) thread_binding thread;
 
     [[nodiscard]] block_reporter reports() noexcept { return {.errors = errors, .self = self, .blocks = blocks}; }
-
-    /// Effects: binds the resource to the calling thread at first use; reports foreign_thread in any other thread.
-    /// \p traced: this use, or none.
-    void check_thread(std::uint32_t me, trace_id traced, const void* p, std::size_t bytes,
-                      std::size_t alignment) noexcept {
-        if (thread.load(std::memory_order_relaxed) == me) [[likely]] {
-            if (traced != trace_id::none) {
-                last_use.store(traced, std::memory_order_release);
-            }
-        } else {
-            bind_or_report(me, traced, p, bytes, alignment);
-        }
-    }
 
     /// Effects: makes a core in private pages and registers it. Throws: std::bad_alloc if there are none.
     static tracking_core* make(std::pmr::memory_resource* upstream, const tracking_options& o, const policy& p,
@@ -71,10 +54,6 @@ struct tracking_core {
 
     /// The slow end of deallocate, for all that is not exactly as recorded.
     void deallocate_oddly(void* p, std::size_t bytes, std::size_t alignment, trace_id here, std::uint32_t me) noexcept;
-
-private:
-    void bind_or_report(std::uint32_t me, trace_id traced, const void* p, std::size_t bytes,
-                        std::size_t alignment) noexcept;
 };
 
 }  // namespace pmr_debug::detail

@@ -24,10 +24,10 @@ void* tracking_engine<S>::allocate(tracking_core* core, std::size_t bytes, std::
         me = os::this_thread().number;
     }
     if constexpr (S.checks && S.threads == threading::single_checked) {
-        core->check_thread(me, here, nullptr, bytes, alignment);
+        core->thread.check(me, here, core->errors, core->self, nullptr, bytes, alignment);
     }
     if constexpr (S.checks && S.threads == threading::unchecked) {
-        core->thread.store(me, std::memory_order_relaxed);
+        core->thread.note(me);
     }
     // A sum that cannot be is refused here, as not every upstream can be trusted to notice.
     if (!std::has_single_bit(alignment) || bytes > SIZE_MAX / 2 || alignment > SIZE_MAX / 2 - bytes) [[unlikely]] {
@@ -73,10 +73,10 @@ void tracking_engine<S>::deallocate(tracking_core* core, void* p, std::size_t by
         }
         const std::uint32_t me = os::this_thread().number;
         if constexpr (S.threads == threading::single_checked) {
-            core->check_thread(me, here, p, bytes, alignment);
+            core->thread.check(me, here, core->errors, core->self, p, bytes, alignment);
         }
         if constexpr (S.threads == threading::unchecked) {
-            core->thread.store(me, std::memory_order_relaxed);
+            core->thread.note(me);
         }
         if (p == nullptr || !core->blocks.erase_exact<locked>(p, bytes, alignment, here, me)) [[unlikely]] {
             core->deallocate_oddly(p, bytes, alignment, here, me);

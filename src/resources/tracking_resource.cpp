@@ -16,7 +16,7 @@ constexpr const char* type_name = "tracking_resource";
 // Address space, not memory: records of some 50 million live blocks. Thousands of resources find room beside each
 // other.
 constexpr std::size_t records_reserve = std::size_t{1} << 32;
-// Of births, deaths, and uses of a resource whose policy keeps no traces.
+// Of births and deaths.
 constexpr unsigned rare_frames = 16;
 
 }  // namespace
@@ -28,8 +28,7 @@ namespace {
 bool tracking_owns(void* core, const void* p, metadata::owned_block* out) noexcept {
     auto& c = *static_cast<tracking_core*>(core);
     // Without locks only the thread that used the resource last may look.
-    if (c.shape.threads == threading::unchecked &&
-        c.thread.load(std::memory_order_relaxed) != os::this_thread().number) {
+    if (c.shape.threads == threading::unchecked && !c.thread.is_mine()) {
         return false;
     }
     metadata::block_entry e;
@@ -62,6 +61,7 @@ tracking_core* tracking_core::make(std::pmr::memory_resource* upstream, const tr
         const unsigned shards = core->shape.threads == threading::synchronized ? metadata::block_table::max_shards : 1;
         if (!core->memory.open(records_reserve) || !core->blocks.open(core->memory, shards, o.freed_records)) {
             core->memory.close();
+            core->~tracking_core();
             shared->free(place, sizeof(tracking_core));
             throw std::bad_alloc();
         }
@@ -77,25 +77,6 @@ void tracking_core::destroy() noexcept {
     memory.close();
     this->~tracking_core();
     metadata::process_arena()->free(this, sizeof(tracking_core));
-}
-
-void tracking_core::bind_or_report(std::uint32_t me, trace_id traced, const void* p, std::size_t bytes,
-                                   std::size_t alignment) noexcept {
-    std::uint32_t bound = 0;
-    if (thread.compare_exchange_strong(bound, me, std::memory_order_relaxed)) {
-        last_use.store(traced != trace_id::none ? traced : capture_trace(rare_frames), std::memory_order_release);
-        return;
-    }
-    report r;
-    r.kind = error_kind::foreign_thread;
-    r.resource = metadata::describe(self);
-    r.pointer = p;
-    r.has_given = true;
-    r.given_size = bytes;
-    r.given_alignment = alignment;
-    r.other_thread = bound;
-    r.other = last_use.load(std::memory_order_acquire);
-    raise(errors, r);
 }
 
 void tracking_core::refuse_request(std::size_t bytes, std::size_t alignment) {
