@@ -1,7 +1,10 @@
 #include "os/virtual_memory.hpp"
 
+#include "os/other_tools.hpp"
+
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -30,6 +33,7 @@ namespace {
 constexpr int protect_budget = 16'000;
 
 std::atomic<int> protect_guards{0};
+std::atomic<bool> can_advise_many{true};
 std::atomic<guard_tier> best_tier{guard_tier::marker};
 
 /// What EINVAL means: that the kernel does not know the call, or, if it is known to know it, that this range is
@@ -76,6 +80,39 @@ void* map_with(std::size_t bytes, std::size_t alignment, int protection) noexcep
         ::munmap(raw + head + bytes, tail);
     }
     return raw + head;
+}
+
+/// Effects: gives one advice about many ranges. Returns: how many were taken, counted from the first.
+std::size_t advise_many(const page_range* ranges, std::size_t count, int advice) noexcept {
+    constexpr int this_process = -10'000;  // PIDFD_SELF: no descriptor that a child would inherit (Linux 6.15)
+    constexpr std::size_t most = 64;
+    std::size_t done = 0;
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 36)
+    while (done != count && can_advise_many.load(std::memory_order_relaxed)) {
+        iovec some[most];
+        const std::size_t n = count - done < most ? count - done : most;
+        for (std::size_t i = 0; i < n; ++i) {
+            some[i] = {.iov_base = ranges[done + i].start, .iov_len = ranges[done + i].bytes};
+        }
+        const ssize_t taken = ::process_madvise(this_process, some, n, advice, 0);
+        if (taken < 0) {
+            // An older kernel, or a filter: do not ask again.
+            if (errno == EBADF || errno == ENOSYS || errno == EPERM) {
+                can_advise_many.store(false, std::memory_order_relaxed);
+            }
+            break;
+        }
+        auto left = static_cast<std::size_t>(taken);
+        for (std::size_t i = 0; i < n; ++i) {
+            if (some[i].iov_len > left) {
+                return done;
+            }
+            left -= some[i].iov_len;
+            ++done;
+        }
+    }
+#endif
+    return done;
 }
 
 }  // namespace
@@ -173,6 +210,18 @@ guard_tier install_guard(void* p, std::size_t bytes) noexcept {
         protect_guards.fetch_sub(1, std::memory_order_relaxed);
     }
     return guard_tier::none;
+}
+
+std::size_t install_markers(const page_range* ranges, std::size_t count, bool used) noexcept {
+    // Valgrind does not know the call, and says so on every one.
+    if (best_tier.load(std::memory_order_relaxed) != guard_tier::marker ||
+        markers.load(std::memory_order_relaxed) == knows::no || under_valgrind()) {
+        return 0;
+    }
+    if (used) {
+        (void)advise_many(ranges, count, MADV_DONTNEED);  // a refusal costs time and nothing else
+    }
+    return advise_many(ranges, count, MADV_GUARD_INSTALL);
 }
 
 bool remove_guard(void* p, std::size_t bytes, guard_tier tier) noexcept {

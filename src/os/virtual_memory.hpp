@@ -53,6 +53,17 @@ enum class guard_tier : std::uint8_t {
 /// first one allowed by force_guard_tier. Returns: the tier used; guard_tier::none if every one refused.
 [[nodiscard]] guard_tier install_guard(void* p, std::size_t bytes) noexcept;
 
+/// A range of pages.
+struct page_range {
+    void* start = nullptr;
+    std::size_t bytes = 0;
+};
+
+/// Effects: installs guard markers in all of \p ranges, with few system calls for many of them. \p used: there may be
+/// contents, which are given back; to do that first, and for all, costs half of what the kernel takes to guard pages in
+/// use one by one. Returns: how many ranges are guarded, counted from the first; the others are for install_guard.
+[[nodiscard]] std::size_t install_markers(const page_range* ranges, std::size_t count, bool used) noexcept;
+
 /// Effects: undoes install_guard with the same \p tier; the pages read as zero. Returns: false if the system refuses.
 bool remove_guard(void* p, std::size_t bytes, guard_tier tier) noexcept;
 

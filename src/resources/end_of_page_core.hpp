@@ -83,9 +83,11 @@ struct unit : metadata::address_range {
     std::uint32_t next = 0;                 ///< first slot never handed out
     std::atomic<std::uint32_t> unfreed{1};  ///< slots not yet freed; 0 retires the unit
     std::atomic<bool> retired{false};
-    std::atomic<bool> damaged{false};    ///< stays known, and is never used again
-    std::atomic<bool> unmovable{false};  ///< a guard of it is no marker, or a block of it was trapped by itself
-    bool warm = false;                   ///< has the pages and guards of an earlier strip, in a mapping of its own
+    std::atomic<bool> damaged{false};        ///< stays known, and is never used again
+    std::atomic<bool> unmovable{false};      ///< a guard of it is no marker, or a block of it was trapped by itself
+    bool warm = false;                       ///< has the pages and guards of an earlier strip, in a mapping of its own
+    std::atomic<std::uint32_t> guarded{0};   ///< slots whose markers were installed, counted from the first
+    std::atomic<bool> guard_by_slot{false};  ///< installing many at once was refused
     os::guard_tier trap = os::guard_tier::none;
     std::atomic<int> protects{0};    ///< ranges of it that are guarded by os::guard_tier::protect
     std::uint32_t evicted = 0;       ///< freed blocks trapped ahead of the others; under the lock

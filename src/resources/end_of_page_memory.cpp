@@ -97,6 +97,7 @@ unit* make_unit(fence_core& core, std::size_t bytes, std::size_t alignment, unsi
     } else if (shift == smallest_shift && core.warm_count != 0) {
         u->base = core.warm[--core.warm_count];
         u->warm = true;
+        u->guarded.store(capacity, std::memory_order_relaxed);
     } else {
         u->base = carve(core, bytes / granule, true);
     }
@@ -150,6 +151,32 @@ unit* make_single(fence_core& core, std::size_t bytes, std::size_t alignment,
     u->single_data = os::round_up(u->base + (core.overrun_side || data == 0 ? 0 : page), wide);
     u->single_guard = data == 0 ? u->single_data : core.overrun_side ? u->single_data + data : u->single_data - page;
     return u;
+}
+
+/// Effects: installs the markers of slot \p index and of some behind it, each time of more, as a call for many costs
+/// less. Returns: false if the slot is still without.
+bool guard_ahead(fence_core& core, unit& u, std::uint32_t index) noexcept {
+    constexpr std::uint32_t most = 32;
+    if (u.shift == single_shift || u.guard_by_slot.load(std::memory_order_relaxed) || os::page_size() != page) {
+        return false;
+    }
+    const std::scoped_lock hold(core.lock);
+    std::uint32_t next = u.guarded.load(std::memory_order_relaxed);
+    while (next <= index) {
+        os::page_range guards[most];
+        const std::uint32_t n = std::min({std::max(next, 1U), most, u.capacity - next});
+        for (std::uint32_t i = 0; i < n; ++i) {
+            guards[i] = {at(geometry_of(core, {&u, next + i}).guard), page};
+        }
+        const auto done = static_cast<std::uint32_t>(os::install_markers(guards, n, false));
+        next += done;
+        u.guarded.store(next, std::memory_order_release);
+        if (done != n) {
+            u.guard_by_slot.store(true, std::memory_order_relaxed);
+            return index < next;
+        }
+    }
+    return true;
 }
 
 }  // namespace
@@ -282,7 +309,7 @@ slot_ref take_slot(fence_core& core, std::size_t bytes, std::size_t alignment) n
     os::guard_tier tier = os::guard_tier::marker;
     if (!core.guarded_range()) {
         tier = os::guard_tier::none;
-    } else if (!s.owner->warm) {
+    } else if (s.index >= s.owner->guarded.load(std::memory_order_acquire) && !guard_ahead(core, *s.owner, s.index)) {
         tier = guard_range(*s.owner, geometry_of(core, s).guard, page);
     }
     s.record().guard = tier;

@@ -151,9 +151,42 @@ struct findings {
     std::size_t count = 0;
 };
 
-/// Effects: traps the freed blocks of a strip that is not dead yet, those next to each other in one go. Lock held.
-/// Returns: bytes of them.
-std::size_t trap_freed(fence_core& core, unit& u, findings& found) noexcept {
+/// Freed blocks to be trapped: those next to each other in one piece, and many pieces in one go.
+struct trapping {
+    static constexpr std::size_t most = 64;
+    struct piece {
+        unit* owner;
+        std::uint32_t first;
+        std::uint32_t behind;  ///< of its last slot
+    };
+    piece pieces[most];
+    std::size_t count = 0;
+};
+
+/// Effects: traps what is in \p t, and empties it. Lock held.
+void trap_pieces(fence_core& core, trapping& t) noexcept {
+    os::page_range ranges[trapping::most];
+    for (std::size_t i = 0; i < t.count; ++i) {
+        const trapping::piece& p = t.pieces[i];
+        const std::uintptr_t from = geometry_of(core, {p.owner, p.first}).data;
+        ranges[i] = {at(from), geometry_of(core, {p.owner, p.behind - 1}).data_end - from};
+    }
+    for (std::size_t i = os::page_size() == page ? os::install_markers(ranges, t.count, true) : 0; i < t.count; ++i) {
+        const trapping::piece& p = t.pieces[i];
+        if (guard_range(*p.owner, reinterpret_cast<std::uintptr_t>(ranges[i].start), ranges[i].bytes) ==
+            os::guard_tier::none) {
+            for (std::uint32_t j = p.first; j < p.behind; ++j) {  // the memory at least
+                const geometry g = geometry_of(core, {p.owner, j});
+                os::discard(at(g.data), g.data_end - g.data);
+            }
+            core.untrapped_units += 1;
+        }
+    }
+    t.count = 0;
+}
+
+/// Effects: puts the freed blocks of a strip that is not dead yet into \p t. Lock held. Returns: bytes of them.
+std::size_t trap_freed(fence_core& core, unit& u, trapping& t, findings& found) noexcept {
     std::size_t bytes = 0;
     for (std::uint32_t i = 0; i < u.capacity; ++i) {
         const std::uint32_t first = i;
@@ -175,14 +208,9 @@ std::size_t trap_freed(fence_core& core, unit& u, findings& found) noexcept {
         }
         u.evicted += i - first;
         u.unmovable.store(true, std::memory_order_relaxed);
-        const std::uintptr_t from = geometry_of(core, {&u, first}).data;
-        const std::uintptr_t to = geometry_of(core, {&u, i - 1}).data_end;
-        if (guard_range(u, from, to - from) == os::guard_tier::none) {
-            for (std::uint32_t j = first; j < i; ++j) {  // the memory at least
-                const geometry g = geometry_of(core, {&u, j});
-                os::discard(at(g.data), g.data_end - g.data);
-            }
-            core.untrapped_units += 1;
+        t.pieces[t.count++] = {&u, first, i};
+        if (t.count == trapping::most) {
+            trap_pieces(core, t);
         }
     }
     return bytes;
@@ -196,6 +224,7 @@ void evict(fence_core& core) noexcept {
         found.count = 0;
         {
             const std::scoped_lock hold(core.lock);
+            trapping t;
             for (std::size_t seen = 0; seen <= core.active.size && found.count < findings::most &&
                                        core.pending_bytes.load(std::memory_order_relaxed) > enough;
                  ++seen) {
@@ -204,10 +233,11 @@ void evict(fence_core& core) noexcept {
                     break;
                 }
                 if (u->capacity - u->unfreed.load(std::memory_order_acquire) > u->evicted) {
-                    core.pending_bytes.fetch_sub(trap_freed(core, *u, found), std::memory_order_relaxed);
+                    core.pending_bytes.fetch_sub(trap_freed(core, *u, t, found), std::memory_order_relaxed);
                 }
                 core.next_evicted = found.count < findings::most ? u->after : u;
             }
+            trap_pieces(core, t);
         }
         for (std::size_t i = 0; i < found.count; ++i) {
             raise(core.errors, found.reports[i]);
