@@ -45,6 +45,8 @@ constexpr policy default_single_checked{.threads = threading::single_checked};
 
 constexpr policy trap_at_once{.dead = pmr_debug::dead_unit::trap_at_once};
 
+constexpr policy page_again{.freed = pmr_debug::reuse::quarantined};
+
 constexpr policy temp_release{.threads = threading::unchecked,
                               .alloc_frames = 0,
                               .free_frames = 0,
@@ -104,6 +106,15 @@ constexpr std::array all_rows {
         row{"end_of_page", with_plain<pmr_debug::end_of_page_resource>, false, true, false, true},
         row{"end_of_page fast",
             with_plain<pmr_debug::basic_end_of_page_resource<pmr_debug::fast_policy>>,
+            false,
+            true,
+            false,
+            true},
+        row{"end_of_page reused",
+            [](resource_user use, void* context) {
+                pmr_debug::basic_end_of_page_resource<page_again> resource({.quarantine_bytes = std::size_t{16} << 20});
+                use(resource, context);
+            },
             false,
             true,
             false,

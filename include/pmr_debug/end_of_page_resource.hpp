@@ -13,7 +13,7 @@
 /// \endverbatim
 ///
 /// Slots of one size make a strip of 2 MiB. Addresses are not used again before all of the resource's address space
-/// was.
+/// was, unless the policy says so.
 ///
 /// \code
 ///   pmr_debug::end_of_page_resource fence({.name = "fence"});
@@ -54,7 +54,7 @@ struct end_of_page_options {
     /// grants; over a `page_resource` 8 GiB. When all of it was used, the retired part is used again, the oldest first.
     std::size_t address_space_bytes = 0;
     /// Memory of freed blocks that waits, filled with 0xDD, until its whole strip is dead. Above it the blocks freed in
-    /// the oldest strips are trapped by themselves.
+    /// the oldest strips are trapped by themselves. Under reuse::quarantined: what waits before it is used again.
     std::size_t quarantine_bytes = std::size_t{256} << 20;
     /// Records of retired strips kept, so that a late double free or fault is still explained.
     std::size_t retired_record_bytes = std::size_t{8} << 20;
@@ -150,7 +150,13 @@ protected:
 /// strip is dead or `quarantine_bytes` are exceeded under dead_unit::trap, never under dead_unit::keep.
 /// Canaries are verified on free, by check() and at destruction; waiting freed bytes before they are trapped.
 /// With `checks` off blocks are guarded and nothing is reported. The policy's `guard_bytes` turns canaries on or off,
-/// `fill` the fills; `freed` and `protect_metadata` do not apply.
+/// `fill` the fills; `protect_metadata` does not apply.
+///
+/// `freed`: under reuse::quarantined a freed block of at most a page waits, filled, until `quarantine_bytes` wait; then
+/// it is verified and its slot, guard and serial number are used again. Under reuse::immediate that is at once. Such
+/// blocks are not trapped, and their memory stays with the resource, as much as was ever in use: no page fault and no
+/// system call is left, so that many live blocks of random lifetimes cost a fraction. Does not apply to larger blocks,
+/// under dead_unit::trap_at_once, and over an upstream that is no `page_resource`.
 ///
 /// Throws: std::bad_alloc only. Thread safety: as the policy says.
 /// Reports: double_free, invalid_free, interior_free, null_free, wrong_resource, destroyed_resource, size_mismatch,

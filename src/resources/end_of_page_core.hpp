@@ -24,9 +24,11 @@
 #include "os/thread.hpp"
 #include "os/virtual_memory.hpp"
 #include "report/dispatch.hpp"
+#include "resources/bytes.hpp"
 #include "resources/thread_binding.hpp"
 #include "resources/usage.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -72,6 +74,7 @@ struct slot_record {
     std::atomic<slot_state> state;
     std::uint8_t alignment;  ///< base-2 logarithm
     os::guard_tier guard;    ///< how its guard page is guarded
+    std::uint32_t later;     ///< waiting to be used again: number of the slot that was freed next, plus 1
 };
 static_assert(sizeof(slot_record) <= 32);
 
@@ -115,6 +118,13 @@ struct slot_ref {
     [[nodiscard]] slot_record& record() const noexcept { return owner->records[index]; }
 };
 
+/// Freed slots of a page, in that order, linked by their records.
+struct waiting_list {
+    std::uint32_t first = 0;  ///< number of the slot plus 1; 0: none
+    std::uint32_t last = 0;
+    std::size_t size = 0;
+};
+
 /// Effects: adds \p n. Returns: the value before. Costs no atomic exchange while the process has one thread.
 template <class T>
 T add_to(std::atomic<T>& counter, T n) noexcept {
@@ -144,6 +154,8 @@ struct fence_core {
     bool at_once = false;      ///< freed blocks are trapped at once; else only those above a page
     bool trapping = false;     ///< freed blocks are trapped at all
     bool limited = false;
+    bool reuses = false;           ///< slots of a page are used again, see waiting_list
+    std::size_t most_waiting = 0;  ///< of those: so many wait at least
     std::pmr::memory_resource* upstream = nullptr;
     metadata::resource_record* self = nullptr;
     metadata::arena memory;
@@ -152,6 +164,7 @@ struct fence_core {
     alignas(64) usage_counters usage;
     alignas(64) os::brief_lock bump;  ///< guards `open` and their `next`
     fence::unit* open[fence::classes]{};
+    fence::waiting_list waiting;                            ///< under `bump`, too
     alignas(64) std::atomic<std::size_t> pending_bytes{0};  ///< of freed blocks that wait
     std::atomic<std::uint64_t> protected_blocks{0};
     std::atomic<std::uint64_t> unguarded_blocks{0};
@@ -229,7 +242,39 @@ struct canaries {
     std::uintptr_t end = 0;
     std::uintptr_t back = 0;
 };
-[[nodiscard]] canaries canaries_of(const fence_core& core, slot_ref s) noexcept;
+[[nodiscard]] inline canaries canaries_of(const fence_core& core, slot_ref s) noexcept {
+    const geometry g = geometry_of(core, s);
+    const slot_record& r = s.record();
+    canaries c;
+    c.block = address_in(core, g, r.size, r.alignment);
+    c.end = c.block + r.size;
+    c.front = c.block;
+    c.back = c.end;
+    if (core.window == 0) {
+        return c;
+    }
+    const bool unguarded = r.guard == os::guard_tier::none;
+    const std::uintptr_t guard_end = g.guard + page;
+    if (core.overrun_side) {
+        c.front = c.block - std::min(core.window, c.block - g.data);
+        c.back = unguarded ? std::min(g.guard + core.window, guard_end) : g.guard;
+    } else if (r.size != 0) {
+        c.front = unguarded ? g.guard + page - core.window : c.block;
+        c.back = std::min(c.end + core.window, g.data_end);
+    } else if (unguarded) {
+        c.back = std::min(c.end + core.window, guard_end);
+    }
+    return c;
+}
+
+/// Effects: reports the canaries of the slot if they are damaged. Returns: true if not, or if nothing is to be checked.
+[[nodiscard]] inline bool verify_canaries(fence_core& core, slot_ref s) noexcept;
+
+/// True if the freed bytes of the slot are as filled, or not to be verified.
+[[nodiscard]] inline bool fill_intact(const fence_core& core, slot_ref s) noexcept {
+    return !core.rules.fill ||
+           all_bytes(reinterpret_cast<const unsigned char*>(address_of(core, s)), s.record().size, freed_byte);
+}
 
 /// The unit that holds \p address, or null. Takes no lock.
 [[nodiscard]] inline unit* find_unit(const fence_core& core, std::uintptr_t address) noexcept {
@@ -238,6 +283,17 @@ struct canaries {
         return core.index[offset >> granule_shift].load(std::memory_order_acquire);
     }
     return core.guarded_range() ? nullptr : static_cast<unit*>(metadata::address_map::find(address, &core));
+}
+
+/// Slots of a page have numbers, in a range of at most most_range bytes.
+inline constexpr std::size_t most_range = std::size_t{1} << 44;
+[[nodiscard]] inline std::uint32_t number_of(const fence_core& core, slot_ref s) noexcept {
+    return static_cast<std::uint32_t>((s.owner->base - core.base) >> smallest_shift) + s.index;
+}
+[[nodiscard]] inline slot_ref slot_of(const fence_core& core, std::uint32_t number) noexcept {
+    const std::uintptr_t offset = std::uintptr_t{number} << smallest_shift;
+    unit* const u = core.index[offset >> granule_shift].load(std::memory_order_relaxed);
+    return {u, static_cast<std::uint32_t>((core.base + offset - u->base) >> smallest_shift)};
 }
 
 [[nodiscard]] inline slot_ref slot_at(unit& u, std::uintptr_t address) noexcept {
@@ -260,8 +316,14 @@ void close_range(fence_core& core) noexcept;
 // ---- end_of_page_retirement.cpp ---------------------------------------------------------------------------------
 
 /// Effects: the slot's block is freed and its bytes are filled, if they are to be: traps it if that is to be done at
-/// once, retires its unit if it was the last. The state is the slot's last one, freed or damaged.
+/// once, retires its unit if it was the last, or lets it wait to be used again. The state is the slot's last one, freed
+/// or damaged.
 void let_go(fence_core& core, slot_ref s, slot_state state) noexcept;
+
+/// Effects: takes the slot that waited longest, if more than \p at_least wait, and verifies it. Returns: none if there
+/// is none.
+template <bool Locked>
+[[nodiscard]] slot_ref use_again(fence_core& core, std::size_t at_least) noexcept;
 
 // ---- end_of_page_reports.cpp: everything that ends in a report ---------------------------------------------------
 
@@ -273,11 +335,8 @@ slot_ref examine_free(fence_core& core, void* p, std::size_t bytes, std::size_t 
 void report_not_live(fence_core& core, slot_ref s, slot_state found, void* p, std::size_t bytes,
                      std::size_t alignment) noexcept;
 
-/// Effects: reports overrun and underrun if canaries of the slot are damaged. Returns: true if they are intact.
-bool verify_canaries(fence_core& core, slot_ref s) noexcept;
-
-/// True if the freed bytes of the slot are as filled, or not to be verified.
-[[nodiscard]] bool fill_intact(const fence_core& core, slot_ref s) noexcept;
+/// Effects: reports overrun and underrun, as canaries of the slot are damaged.
+void report_canaries(fence_core& core, slot_ref s) noexcept;
 
 /// Effects: marks slot and unit as damaged. Returns: the report of the write after free, to be raised.
 [[nodiscard]] report note_written(fence_core& core, slot_ref s) noexcept;
@@ -286,6 +345,17 @@ void report_request(fence_core& core, error_kind kind, const void* p, std::size_
                     std::size_t alignment) noexcept;
 void report_limit(fence_core& core, std::size_t limit, std::size_t in_use, std::size_t bytes,
                   std::size_t alignment) noexcept;
+
+inline bool verify_canaries(fence_core& core, slot_ref s) noexcept {
+    const canaries c = canaries_of(core, s);
+    if (!core.shape.checks ||
+        (all_bytes(reinterpret_cast<const unsigned char*>(c.front), c.block - c.front, canary_byte) &&
+         all_bytes(reinterpret_cast<const unsigned char*>(c.end), c.back - c.end, canary_byte))) [[likely]] {
+        return true;
+    }
+    report_canaries(core, s);
+    return false;
+}
 
 /// As end_of_page_resource_base::check and report_leaks say.
 std::size_t check_all(fence_core& core) noexcept;

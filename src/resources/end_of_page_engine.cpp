@@ -4,6 +4,7 @@
 #include "resources/end_of_page_core.hpp"
 #include "stack/capture.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <new>
@@ -69,7 +70,8 @@ void* fence_engine<S>::allocate(fence_core* core, std::size_t bytes, std::size_t
     if constexpr (S.checks && S.threads == threading::single_checked) {
         core->thread.check(me, here, core->errors, core->self, nullptr, bytes, alignment);
     }
-    if (!std::has_single_bit(alignment)) [[unlikely]] {
+    if (alignment == 0 || (alignment & (alignment - 1)) != 0)
+        [[unlikely]] {  // has_single_bit calls a function on x86-64
         if constexpr (S.checks) {
             fence::report_request(*core, error_kind::bad_alignment, nullptr, bytes, alignment);
         }
@@ -102,6 +104,16 @@ void* fence_engine<S>::allocate(fence_core* core, std::size_t bytes, std::size_t
 template <fence_shape S>
 void fence_engine<S>::deallocate(fence_core* core, void* p, std::size_t bytes, std::size_t alignment) noexcept {
     constexpr bool locked = S.threads != threading::unchecked;
+    const auto address = reinterpret_cast<std::uintptr_t>(p);
+    fence::unit* const u = fence::find_unit(*core, address);
+    slot_ref s = u != nullptr ? fence::slot_at(*u, address) : slot_ref{};
+    if (u != nullptr) {  // while the trace is taken
+        constexpr std::size_t line = 64;
+        __builtin_prefetch(u->records + s.index, 1);
+        for (std::size_t i = line; i <= std::min(core->window, 4 * line); i += line) {
+            __builtin_prefetch(bytes_at(core->overrun_side ? address - i : address + bytes + i), 0);
+        }
+    }
     trace_id here = trace_id::none;
     if constexpr (S.traces) {
         here = stack::capture_from_caller(core->rules.free_frames);
@@ -110,9 +122,6 @@ void fence_engine<S>::deallocate(fence_core* core, void* p, std::size_t bytes, s
     if constexpr (S.checks && S.threads == threading::single_checked) {
         core->thread.check(me, here, core->errors, core->self, p, bytes, alignment);
     }
-    const auto address = reinterpret_cast<std::uintptr_t>(p);
-    fence::unit* const u = fence::find_unit(*core, address);
-    slot_ref s = u != nullptr ? fence::slot_at(*u, address) : slot_ref{};
     if constexpr (S.checks) {
         const bool as_recorded = u != nullptr && s.index < u->capacity &&
                                  s.record().state.load(std::memory_order_acquire) == slot_state::live &&

@@ -264,56 +264,81 @@ void unit_list::remove(unit& u) noexcept {
     --size;
 }
 
+namespace {
+
+/// Effects: a slot of \p slot bytes that was never used. Returns: none if there is no memory.
 template <bool Locked>
-slot_ref take_slot(fence_core& core, std::size_t bytes, std::size_t alignment) noexcept {
-    const std::size_t pages = bytes == 0 ? 1 : (bytes + page - 1) / page;
-    const std::size_t slot = std::bit_ceil((pages + 1) * page);
+slot_ref fresh_slot(fence_core& core, std::size_t slot, std::size_t bytes, std::size_t alignment,
+                    std::optional<upstream_fault>& fault) noexcept {
     const std::size_t largest = core.guarded_range() ? granule : smallest_slot;
-    std::optional<upstream_fault> fault;
     slot_ref s;
     if (alignment > page || slot > largest) {
         const std::scoped_lock hold(core.lock);
         s.owner = make_single(core, bytes, alignment, fault);
-    } else {
-        const auto shift = static_cast<unsigned>(std::countr_zero(slot));
-        unit*& open = core.open[shift - smallest_shift];
-        const auto take = [&] {
-            const os::brief_hold<Locked> hold(core.bump);
-            if (open != nullptr) {
-                s = {open, open->next++};
-                open = open->next == open->capacity ? nullptr : open;
-            }
-        };
-        take();
-        if (s.owner == nullptr) [[unlikely]] {
-            const std::scoped_lock hold(core.lock);
-            take();  // another thread may have opened one
-            if (s.owner == nullptr) {
-                const std::size_t strip = core.guarded_range() ? granule : foreign_strip;
-                unit* const u = make_unit(core, strip, page, shift, static_cast<std::uint32_t>(strip >> shift), fault);
-                if (u != nullptr) {
-                    s = {u, 0};
-                    const os::brief_hold<Locked> both(core.bump);
-                    u->next = 1;
-                    open = u->capacity == 1 ? nullptr : u;
-                }
-            }
-        }
-    }
-    if (s.owner == nullptr) {
-        if (fault.has_value() && core.shape.checks) {
-            report_request(core, fault->kind, fault->p, fault->bytes, fault->alignment);
-        }
         return s;
     }
-    os::guard_tier tier = os::guard_tier::marker;
-    if (!core.guarded_range()) {
-        tier = os::guard_tier::none;
-    } else if (s.index >= s.owner->guarded.load(std::memory_order_acquire) && !guard_ahead(core, *s.owner, s.index)) {
-        tier = guard_range(*s.owner, geometry_of(core, s).guard, page);
+    const auto shift = static_cast<unsigned>(std::countr_zero(slot));
+    unit*& open = core.open[shift - smallest_shift];
+    const auto take = [&] {
+        const os::brief_hold<Locked> hold(core.bump);
+        if (open != nullptr) {
+            s = {open, open->next++};
+            open = open->next == open->capacity ? nullptr : open;
+        }
+    };
+    take();
+    if (s.owner == nullptr) [[unlikely]] {
+        const std::scoped_lock hold(core.lock);
+        take();  // another thread may have opened one
+        if (s.owner == nullptr) {
+            const std::size_t strip = core.guarded_range() ? granule : foreign_strip;
+            unit* const u = make_unit(core, strip, page, shift, static_cast<std::uint32_t>(strip >> shift), fault);
+            if (u != nullptr) {
+                s = {u, 0};
+                const os::brief_hold<Locked> both(core.bump);
+                u->next = 1;
+                open = u->capacity == 1 ? nullptr : u;
+            }
+        }
     }
-    s.record().guard = tier;
-    if (tier != os::guard_tier::marker) {
+    return s;
+}
+
+/// Effects: guards a slot that was never used. Returns: how.
+os::guard_tier guard_slot(fence_core& core, slot_ref s) noexcept {
+    if (!core.guarded_range()) {
+        return os::guard_tier::none;
+    }
+    if (s.index < s.owner->guarded.load(std::memory_order_acquire) || guard_ahead(core, *s.owner, s.index)) {
+        return os::guard_tier::marker;
+    }
+    return guard_range(*s.owner, geometry_of(core, s).guard, page);
+}
+
+}  // namespace
+
+template <bool Locked>
+slot_ref take_slot(fence_core& core, std::size_t bytes, std::size_t alignment) noexcept {
+    const std::size_t pages = bytes == 0 ? 1 : (bytes + page - 1) / page;
+    const std::size_t slot = std::bit_ceil((pages + 1) * page);
+    const bool reuses = core.reuses && slot == smallest_slot && alignment <= page;
+    slot_ref s = reuses ? use_again<Locked>(core, core.most_waiting) : slot_ref{};
+    if (s.owner == nullptr) {
+        std::optional<upstream_fault> fault;
+        s = fresh_slot<Locked>(core, slot, bytes, alignment, fault);
+        if (s.owner != nullptr) {
+            s.record().guard = guard_slot(core, s);
+        } else if (reuses) {
+            s = use_again<Locked>(core, 0);
+        }
+        if (s.owner == nullptr) {
+            if (fault.has_value() && core.shape.checks) {
+                report_request(core, fault->kind, fault->p, fault->bytes, fault->alignment);
+            }
+            return s;
+        }
+    }
+    if (const os::guard_tier tier = s.record().guard; tier != os::guard_tier::marker) {
         (tier == os::guard_tier::none ? core.unguarded_blocks : core.protected_blocks)
             .fetch_add(1, std::memory_order_relaxed);
     }
@@ -341,7 +366,7 @@ bool open_range(fence_core& core) noexcept {
     const bool asked = core.options.address_space_bytes != 0;
     std::size_t bytes =
         asked ? std::max(core.options.address_space_bytes, granule) : (core.upstream != nullptr ? over_pages : most);
-    bytes = os::round_up(std::min(bytes, std::size_t{1} << 46), granule);
+    bytes = os::round_up(std::min(bytes, most_range), granule);
     void* range = nullptr;
     if (core.upstream != nullptr) {
         try {

@@ -129,52 +129,14 @@ slot_ref nearest(const fence_core& core, slot_ref s, std::uintptr_t address) noe
 
 }  // namespace
 
-canaries canaries_of(const fence_core& core, slot_ref s) noexcept {
-    const geometry g = geometry_of(core, s);
-    const slot_record& r = s.record();
-    canaries c;
-    c.block = address_in(core, g, r.size, r.alignment);
-    c.end = c.block + r.size;
-    c.front = c.block;
-    c.back = c.end;
-    if (core.window == 0) {
-        return c;
-    }
-    const bool unguarded = r.guard == os::guard_tier::none;
-    const std::uintptr_t guard_end = g.guard + page;
-    if (core.overrun_side) {
-        c.front = c.block - std::min(core.window, c.block - g.data);
-        c.back = unguarded ? std::min(g.guard + core.window, guard_end) : g.guard;
-    } else if (r.size != 0) {
-        c.front = unguarded ? g.guard + page - core.window : c.block;
-        c.back = std::min(c.end + core.window, g.data_end);
-    } else if (unguarded) {
-        c.back = std::min(c.end + core.window, guard_end);
-    }
-    return c;
-}
-
-bool verify_canaries(fence_core& core, slot_ref s) noexcept {
+void report_canaries(fence_core& core, slot_ref s) noexcept {
     const canaries c = canaries_of(core, s);
-    const bool front = all_bytes(bytes_at(c.front), c.block - c.front, canary_byte);
-    const bool back = all_bytes(bytes_at(c.end), c.back - c.end, canary_byte);
-    if (front && back) [[likely]] {
-        return true;
-    }
-    if (!core.shape.checks) {
-        return true;
-    }
-    if (!front) {
+    if (!all_bytes(bytes_at(c.front), c.block - c.front, canary_byte)) {
         report_damage(core, s, error_kind::underrun, c.front, c.block);
     }
-    if (!back) {
+    if (!all_bytes(bytes_at(c.end), c.back - c.end, canary_byte)) {
         report_damage(core, s, error_kind::overrun, c.end, c.back);
     }
-    return false;
-}
-
-bool fill_intact(const fence_core& core, slot_ref s) noexcept {
-    return !core.rules.fill || all_bytes(bytes_at(address_of(core, s)), s.record().size, freed_byte);
 }
 
 report note_written(fence_core& core, slot_ref s) noexcept {

@@ -42,6 +42,8 @@ fence_core* fence_core::make(std::pmr::memory_resource* upstream, const end_of_p
     const bool guarded = upstream == nullptr || (below != nullptr && below->kind == metadata::resource_kind::page);
     core->trapping = guarded && p.dead != dead_unit::keep;
     core->at_once = core->trapping && p.dead == dead_unit::trap_at_once;
+    core->reuses = guarded && p.freed != reuse::never && p.dead != dead_unit::trap_at_once;
+    core->most_waiting = p.freed == reuse::quarantined ? o.quarantine_bytes / fence::page : 0;
     if (p.guard_bytes != 0) {
         const std::size_t wanted = o.canary_bytes != 0 ? o.canary_bytes : core->at_once ? fence::page : usual_canary;
         core->window = std::min(wanted, fence::page);

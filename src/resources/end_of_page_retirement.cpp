@@ -3,10 +3,12 @@
 //   all slots of a strip freed ──> verified ──┬──> its pages go on to a fresh strip (warm)
 //                                             └──> sealed: memory given back, addresses taken
 //   too much waits ──> freed slots of the oldest strips are trapped by themselves
+//   reuse::immediate, reuse::quarantined: freed slots of a page ──> wait (first in, first out) ──> verified, used again
 //   retired units (first in, first out) ──> records forgotten ──> range used up: addresses handed out again
 
 #include "resources/end_of_page_memory.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <mutex>
 
@@ -245,7 +247,66 @@ void evict(fence_core& core) noexcept {
     } while (found.count == findings::most);
 }
 
+/// Effects: puts a freed slot behind those that wait.
+void wait(fence_core& core, slot_ref s) noexcept {
+    const std::uint32_t me = number_of(core, s) + 1;
+    s.record().later = 0;
+    const os::brief_hold<true> hold(core.bump);
+    waiting_list& w = core.waiting;
+    (w.last != 0 ? slot_of(core, w.last - 1).record().later : w.first) = me;
+    w.last = me;
+    ++w.size;
+}
+
 }  // namespace
+
+/// Effects: fetches what the next two turns of use_again will look at, as nobody did for long: the bytes of the next
+/// slot, and the record of the one behind. Under `bump`.
+inline void fetch_ahead(const fence_core& core) noexcept {
+    if (core.waiting.first == 0) {
+        return;
+    }
+    const slot_ref next = slot_of(core, core.waiting.first - 1);
+    constexpr std::size_t line = 64;
+    const std::uintptr_t from = address_of(core, next);
+    for (std::size_t i = 0; i < std::min(next.record().size, 5 * line); i += line) {
+        __builtin_prefetch(at(from + i), 1);
+    }
+    if (const std::uint32_t then = next.record().later; then != 0) {
+        __builtin_prefetch(&slot_of(core, then - 1).record(), 1);
+    }
+}
+
+template <bool Locked>
+slot_ref use_again(fence_core& core, std::size_t at_least) noexcept {
+    for (;;) {
+        slot_ref s;
+        {
+            const os::brief_hold<Locked> hold(core.bump);
+            waiting_list& w = core.waiting;
+            if (w.size <= at_least || w.first == 0) {
+                return {};
+            }
+            s = slot_of(core, w.first - 1);
+            w.first = s.record().later;
+            w.last = w.first != 0 ? w.last : 0;
+            --w.size;
+            fetch_ahead(core);
+        }
+        if (s.record().state.load(std::memory_order_acquire) != slot_state::freed) {
+            continue;  // check() found it written to
+        }
+        add_to(core.pending_bytes, std::size_t{0} - os::round_up(s.record().size, page));
+        if (fill_intact(core, s)) [[likely]] {
+            return s;
+        }
+        report r = note_written(core, s);
+        raise(core.errors, r);
+    }
+}
+
+template slot_ref use_again<true>(fence_core&, std::size_t) noexcept;
+template slot_ref use_again<false>(fence_core&, std::size_t) noexcept;
 
 void let_go(fence_core& core, slot_ref s, slot_state state) noexcept {
     unit& u = *s.owner;
@@ -268,9 +329,14 @@ void let_go(fence_core& core, slot_ref s, slot_state state) noexcept {
         }
     }
     r.state.store(state, std::memory_order_release);
-    if (add_to(u.unfreed, ~std::uint32_t{0}) == 1) {  // one less
+    if (core.reuses && u.shift == smallest_shift) {
+        if (state == slot_state::freed) {
+            wait(core, s);
+        }
+    } else if (add_to(u.unfreed, ~std::uint32_t{0}) == 1) {  // one less
         retire(core, u);
-    } else if (core.trapping && core.pending_bytes.load(std::memory_order_relaxed) > core.options.quarantine_bytes) {
+    } else if (core.trapping && !core.reuses &&
+               core.pending_bytes.load(std::memory_order_relaxed) > core.options.quarantine_bytes) {
         evict(core);
     }
 }
