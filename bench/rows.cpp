@@ -71,6 +71,12 @@ void with_canary(resource_user use, void* context) {
     use(resource, context);
 }
 
+void with_long_quarantine(resource_user use, void* context) {
+    malloc_resource heap;
+    pmr_debug::canary_resource resource(&heap, {.quarantine_blocks = 0});
+    use(resource, context);
+}
+
 template <class Resource>
 void with_plain(resource_user use, void* context) {
     Resource resource;
@@ -120,7 +126,7 @@ constexpr std::array all_rows {
             false,
             true},
         row{"end_of_page at once", with_plain<pmr_debug::basic_end_of_page_resource<trap_at_once>>, false, true, true},
-        row{"canary/malloc", with_canary<pmr_debug::default_policy>},
+        row{"canary/malloc", with_canary<pmr_debug::default_policy>}, row{"canary 16M/malloc", with_long_quarantine},
         row{"canary untraced/malloc", with_canary<canary_only>},
         row{"canary at once/malloc", with_canary<canary_at_once>},
 #if PMR_DEBUG_BENCH_TRACKING

@@ -74,11 +74,26 @@ public:
     [[nodiscard]] outcome insert(const void* p, std::size_t size, std::size_t alignment, trace_id allocated,
                                  std::uint32_t thread, Number&& number) noexcept;
 
-    /// Effects: marks the block at \p p as freed, if it is live and of that size and alignment. Returns: false if not;
-    ///   nothing changed then, and erase() tells why.
+    /// Effects: marks the block at \p p as freed, if it is live and of that size and alignment; known(entry) gets its
+    ///   record as it was before, with the shard's lock held. Returns: false if not; nothing changed then, and erase()
+    ///   tells why.
+    template <bool Locked, class Known>
+    [[nodiscard]] bool erase_exact(const void* p, std::size_t size, std::size_t alignment, trace_id freed,
+                                   std::uint32_t thread, Known&& known) noexcept;
     template <bool Locked>
     [[nodiscard]] bool erase_exact(const void* p, std::size_t size, std::size_t alignment, trace_id freed,
-                                   std::uint32_t thread) noexcept;
+                                   std::uint32_t thread) noexcept {
+        return erase_exact<Locked>(p, size, alignment, freed, thread, [](const block_entry&) noexcept {});
+    }
+
+    /// Effects: has the record of \p p fetched into the cache.
+    void prefetch(const void* p) const noexcept {
+        const std::uint64_t h = hash(reinterpret_cast<std::uintptr_t>(p));
+        const shard& s = shard_of(h);
+        if (s.slots != nullptr) {
+            __builtin_prefetch(s.slots + home(s, h), 1);
+        }
+    }
 
     /// Effects: marks the block at \p p as freed. \p found gets its record as it was before; on `unknown` it is left.
     [[nodiscard]] outcome erase(const void* p, trace_id freed, std::uint32_t thread, block_entry& found) noexcept;
@@ -218,9 +233,9 @@ block_table::outcome block_table::insert(const void* p, std::size_t size, std::s
     return outcome::done;
 }
 
-template <bool Locked>
+template <bool Locked, class Known>
 bool block_table::erase_exact(const void* p, std::size_t size, std::size_t alignment, trace_id freed,
-                              std::uint32_t thread) noexcept {
+                              std::uint32_t thread, Known&& known) noexcept {
     const auto address = reinterpret_cast<std::uintptr_t>(p);
     const std::uint64_t h = hash(address);
     shard& s = shard_of(h);
@@ -231,9 +246,11 @@ bool block_table::erase_exact(const void* p, std::size_t size, std::size_t align
     slot& r = *probe(s, address, h);
     // Alignment and the bit that says freed, in one comparison.
     const auto state = static_cast<std::uint64_t>(std::countr_zero(alignment)) << 1U;
-    if (r.address == 0 || r.size != size || (r.bits & 127U) != state || !std::has_single_bit(alignment)) [[unlikely]] {
+    if (r.address == 0 || r.size != size || (r.bits & 127U) != state || (alignment & (alignment - 1)) != 0)
+        [[unlikely]] {
         return false;
     }
+    known(entry(s, r));
     bury(s, r, freed, thread);
     return true;
 }

@@ -71,7 +71,7 @@ canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary
             shared->free(place, sizeof(canary_core));
             throw std::bad_alloc();
         }
-        core->quarantine.open(core->memory, o.quarantine_bytes);
+        core->quarantine.open(core->memory, o.quarantine_bytes, o.quarantine_blocks);
     }
     core->self =
         metadata::register_resource(metadata::resource_kind::canary, type_name, o.name, owner, upstream, core, born,
@@ -195,7 +195,7 @@ canary_damage canary_core::back_damage(const metadata::block_entry& e) const noe
 bool canary_core::has_guards(const metadata::block_entry& e) const noexcept {
     const canary_layout at = layout(e.size, e.alignment);
     const std::byte* const p = start(e);
-    return guard.intact(p - at.front, at.front) && guard.intact(p + e.size, at.back);
+    return guard.guard_intact(p - at.front, at.front) && guard.guard_intact(p + e.size, at.back);
 }
 
 bool canary_core::is_whole(const retired_block& b) const noexcept {

@@ -47,8 +47,8 @@ void* canary_engine<S>::allocate(canary_core* core, std::size_t bytes, std::size
         // would be overwritten; not later, or a check in another thread would find a block without guards.
         const outcome recorded = core->blocks.insert<locked>(p, bytes, alignment, here, me, [&]() noexcept {
             if constexpr (S.guards) {
-                core->guard.write(p - at.front, at.front);
-                core->guard.write(p + bytes, at.back);
+                core->guard.write_guard(p - at.front, at.front);
+                core->guard.write_guard(p + bytes, at.back);
             }
             return core->usage.add<locked>(bytes);
         });
@@ -74,6 +74,7 @@ void canary_engine<S>::deallocate(canary_core* core, void* p, std::size_t bytes,
         core->let_go(at.total);
         core->upstream->deallocate(p, at.total, alignment);
     } else {
+        core->blocks.prefetch(p);  // while the trace is taken
         trace_id here = trace_id::none;
         if constexpr (S.traces) {
             here = stack::capture_from_caller(core->free_frames);
@@ -86,23 +87,24 @@ void canary_engine<S>::deallocate(canary_core* core, void* p, std::size_t bytes,
             core->thread.note(me);
         }
         retired_block b;
-        const outcome erased = p == nullptr ? outcome::unknown : core->blocks.erase(p, here, me, b.block);
-        if (erased != outcome::done) [[unlikely]] {
-            core->refuse_pointer(erased, p, b.block, bytes, alignment);
-            return;
+        const auto known = [&b](const metadata::block_entry& e) noexcept { b.block = e; };
+        if (p == nullptr || !core->blocks.erase_exact<locked>(p, bytes, alignment, here, me, known)) [[unlikely]] {
+            const outcome erased = p == nullptr ? outcome::unknown : core->blocks.erase(p, here, me, b.block);
+            if (erased != outcome::done) {
+                core->refuse_pointer(erased, p, b.block, bytes, alignment);
+                return;
+            }
+            core->reports().mismatch(p, b.block, bytes, alignment);
         }
         // From here on what was recorded counts.
         const std::size_t size = b.block.size;
         core->usage.remove<locked>(size);
-        if (size != bytes || b.block.alignment != alignment) [[unlikely]] {
-            core->reports().mismatch(p, b.block, bytes, alignment);
-        }
         const canary_layout at = core->layout(size, b.block.alignment);
         b.bytes = at.total;
         auto* const block = static_cast<std::byte*>(p);
         if constexpr (S.guards) {
-            if (!core->guard.intact(block - at.front, at.front) || !core->guard.intact(block + size, at.back))
-                [[unlikely]] {
+            if (!core->guard.guard_intact(block - at.front, at.front) ||
+                !core->guard.guard_intact(block + size, at.back)) [[unlikely]] {
                 core->keep_overrun(b);
                 return;
             }
@@ -116,7 +118,8 @@ void canary_engine<S>::deallocate(canary_core* core, void* p, std::size_t bytes,
             b.block.free_thread = me;
             core->retire(b);
         } else {
-            core->give_back(b);
+            core->let_go(at.total);
+            core->upstream->deallocate(block - at.front, at.total, b.block.alignment);
         }
     }
 }

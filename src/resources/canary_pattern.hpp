@@ -40,6 +40,34 @@ public:
 
     constexpr canary_pattern() noexcept = default;
 
+    /// As write(), for guards: few bytes, and mostly whole words.
+    void write_guard(std::byte* p, std::size_t n) const noexcept {
+        auto at = reinterpret_cast<std::uintptr_t>(p);
+        if (((at | n) & 7U) != 0) [[unlikely]] {
+            write(p, n);
+            return;
+        }
+        for (; n != 0; p += 8, at += 8, n -= 8) {
+            const std::uint64_t w = in_memory(word(at));
+            std::memcpy(p, &w, sizeof w);
+        }
+    }
+
+    /// As intact(), for guards.
+    [[nodiscard]] bool guard_intact(const std::byte* p, std::size_t n) const noexcept {
+        auto at = reinterpret_cast<std::uintptr_t>(p);
+        if (((at | n) & 7U) != 0) [[unlikely]] {
+            return intact(p, n);
+        }
+        std::uint64_t wrong = 0;
+        for (; n != 0; p += 8, at += 8, n -= 8) {
+            std::uint64_t w = 0;
+            std::memcpy(&w, p, sizeof w);
+            wrong |= w ^ in_memory(word(at));
+        }
+        return wrong == 0;
+    }
+
     /// Effects: writes the pattern to [p, p + n).
     void write(std::byte* p, std::size_t n) const noexcept {
         if (kept_ == 0) {

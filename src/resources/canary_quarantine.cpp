@@ -47,14 +47,14 @@ void canary_quarantine::keep_held(const retired_block& b) noexcept {
 }
 
 canary_quarantine::outcome canary_quarantine::take_excess_held(retired_block& oldest) noexcept {
-    while (charged_ > limit_ && !waiting_.empty()) {
+    while (has_excess() && !waiting_.empty()) {
         oldest = waiting_.pop();
         if (oldest.block.address == nullptr) {
             continue;
         }
         leave_held(oldest);
         prefetch_held();
-        return charged_ > limit_ ? outcome::more : outcome::leaves;
+        return has_excess() ? outcome::more : outcome::leaves;
     }
     return outcome::done;
 }

@@ -42,13 +42,14 @@ private:
     std::uint64_t tail_ = 0;
 };
 
-/// First in, first out, bounded by bytes. Thread safety: any thread, by its own lock.
+/// First in, first out, bounded by bytes and blocks. Thread safety: any thread, by its own lock.
 class canary_quarantine {
 public:
     /// Preconditions: \p memory outlives it.
-    void open(metadata::arena& memory, std::size_t limit_bytes) noexcept {
+    void open(metadata::arena& memory, std::size_t limit_bytes, std::size_t limit_blocks) noexcept {
         memory_ = &memory;
         limit_ = limit_bytes;
+        limit_blocks_ = limit_blocks != 0 ? limit_blocks : SIZE_MAX;
     }
 
     /// True if a block of that many upstream bytes fits at all.
@@ -109,6 +110,7 @@ public:
     }
 
 private:
+    [[nodiscard]] bool has_excess() const noexcept { return charged_ > limit_ || totals_.blocks > limit_blocks_; }
     void leave_held(const retired_block& b) noexcept;
     void keep_held(const retired_block& b) noexcept;
     void prefetch_held() const noexcept;
@@ -117,6 +119,7 @@ private:
     os::brief_lock lock_;
     metadata::arena* memory_ = nullptr;
     std::size_t limit_ = 0;
+    std::size_t limit_blocks_ = SIZE_MAX;
     std::size_t charged_ = 0;  // bytes of waiting blocks and their records
     retired_queue waiting_;
     retired_queue damaged_;

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -93,6 +94,26 @@ TEST_F(canary_quarantine, nothing_waits_where_there_is_no_room_or_no_wish) {
     EXPECT_EQ(upstream.back.size(), 3U);
     EXPECT_EQ(upstream.back.back(), upstream.given.back());
     EXPECT_EQ(small.quarantine().blocks, 1U);
+    EXPECT_EQ(errors.count(), 0U);
+}
+
+TEST_F(canary_quarantine, no_more_blocks_than_asked_for) {
+    {
+        canary_resource few(&upstream, {.handler = &errors, .quarantine_blocks = 3});
+        for (std::size_t i = 1; i <= 10; ++i) {
+            few.deallocate(few.allocate(8, 8), 8, 8);
+            EXPECT_EQ(few.quarantine().blocks, std::min<std::size_t>(i, 3));
+        }
+        EXPECT_EQ(upstream.back, (std::vector(upstream.given.begin(), upstream.given.begin() + 7)));
+    }
+    canary_resource usual(&upstream, {.handler = &errors});
+    canary_resource any(&upstream, {.handler = &errors, .quarantine_blocks = 0});
+    for (int i = 0; i < 4000; ++i) {
+        usual.deallocate(usual.allocate(8, 8), 8, 8);
+        any.deallocate(any.allocate(8, 8), 8, 8);
+    }
+    EXPECT_EQ(usual.quarantine().blocks, 2048U);
+    EXPECT_EQ(any.quarantine().blocks, 4000U);
     EXPECT_EQ(errors.count(), 0U);
 }
 
