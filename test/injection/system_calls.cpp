@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 
 #include <atomic>
 #include <cerrno>
@@ -18,6 +19,7 @@ void* __real_mmap(void*, std::size_t, int, int, int, off_t);
 int __real_munmap(void*, std::size_t);
 int __real_mprotect(void*, std::size_t, int);
 int __real_madvise(void*, std::size_t, int);
+ssize_t __real_process_madvise(int, const iovec*, std::size_t, int, unsigned);
 void* __real_mremap(void*, std::size_t, std::size_t, int, void*);
 int __real_mincore(void*, std::size_t, unsigned char*);
 int __real_pthread_key_create(pthread_key_t*, void (*)(void*));
@@ -224,6 +226,13 @@ int __wrap_mprotect(void* p, std::size_t bytes, int protection) {
 
 int __wrap_madvise(void* p, std::size_t bytes, int advice) {
     return fails(call::advise) ? -1 : __real_madvise(p, bytes, advice);
+}
+
+ssize_t __wrap_process_madvise(int process, const iovec* ranges, std::size_t count, int advice, unsigned flags) {
+    if (fails(call::advise)) {
+        return -1;
+    }
+    return __real_process_madvise(process, ranges, count, advice, flags);
 }
 
 void* __wrap_mremap(void* from, std::size_t bytes, std::size_t size, int flags, ...) {
