@@ -252,13 +252,18 @@ std::size_t check_all(fence_core& core) noexcept {
             }
         }
     }
-    for (unit* u = core.guarded_range() ? nullptr : core.retired.first; u != nullptr; u = u->after) {
-        for (std::uint32_t i = 0; i < u->capacity; ++i) {
-            const slot_ref s{u, i};
-            if (s.record().state.load(std::memory_order_acquire) == slot_state::freed && !fill_intact(core, s)) {
-                report r = note_written(core, s);
-                raise(core.errors, r);
-                ++damaged;
+    if (core.guarded_range()) {
+        return damaged;  // dead units are trapped
+    }
+    for (const unit_list* const list : {&core.retired, &core.kept}) {
+        for (unit* u = list->first; u != nullptr; u = u->after) {
+            for (std::uint32_t i = 0; i < u->capacity; ++i) {
+                const slot_ref s{u, i};
+                if (s.record().state.load(std::memory_order_acquire) == slot_state::freed && !fill_intact(core, s)) {
+                    report r = note_written(core, s);
+                    raise(core.errors, r);
+                    ++damaged;
+                }
             }
         }
     }
