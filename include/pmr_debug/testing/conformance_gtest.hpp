@@ -21,14 +21,14 @@
 ///   };
 ///   using mine = testing::Types<my_pool, pmr_debug::testing::resource_chain<my_pool, my_arena>>;
 ///   INSTANTIATE_TYPED_TEST_SUITE_P(Mine, ResourceConformance, mine);
-/// \endcode
+/// \endverbatim
 ///
 /// A test a value, where resources are made by functions; once in a file, outside any function:
 ///
 /// \verbatim
 ///   std::vector<pmr_debug::testing::conformance_case> mine();   // {name, builder, options}
 ///   PMR_DEBUG_CONFORMANCE_TESTS(MyResources, mine());
-/// \endcode
+/// \endverbatim
 
 #include <pmr_debug/testing/conformance.hpp>
 
