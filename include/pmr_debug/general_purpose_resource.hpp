@@ -45,9 +45,9 @@ struct general_purpose_options {
     /// Retired memory that is not, or not yet, trapped. Above it the oldest unit is trapped by itself; over an upstream
     /// that cannot trap pages it goes back to the upstream. Under reuse::quarantined: all retired memory; above it the
     /// oldest unit is used again.
-    std::size_t quarantine_bytes = std::size_t{64} << 20;
+    std::size_t quarantine_bytes = std::size_t{128} << 20;
     /// Records of retired units kept, so that a late double free is still explained. Above it the oldest are forgotten.
-    std::size_t retired_record_bytes = std::size_t{8} << 20;
+    std::size_t retired_record_bytes = std::size_t{16} << 20;
 };
 
 namespace detail {

@@ -85,8 +85,11 @@ bool spin_lock::try_lock() noexcept {
 
 // A futex lock of three states, after U. Drepper, "Futexes Are Tricky" (2011), with a short spin first.
 void spin_lock::lock() noexcept {
-    for (int i = 0; i < 100; ++i) {
-        if (try_lock()) {
+    // To sleep and be woken takes longer than most holders need. Looks before it writes: the holder needs the line,
+    // too.
+    constexpr int most_looks = 1'000;
+    for (int i = 0; i < most_looks; ++i) {
+        if (state_.load(std::memory_order_relaxed) == 0 && try_lock()) {
             return;
         }
         __builtin_ia32_pause();

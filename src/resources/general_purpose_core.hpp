@@ -86,8 +86,9 @@ struct slab {
     unit* units = nullptr;  ///< linked by next_in_slab
     slab* next = nullptr;   ///< in the list of warm slabs
     bool warm = false;      ///< has the pages of an earlier slab, in a mapping of its own
-    bool busy = false;      ///< somebody verifies units of it, without the lock
-    bool broken = false;    ///< a unit of it was trapped by itself, so the pages cannot move in one go
+    bool busy = false;      ///< somebody verifies or moves units of it, without the lock
+    bool holes = false;     ///< a unit of it was trapped by itself
+    bool fixed = false;     ///< …by other means than a marker, so the pages cannot move in one go
 
     static constexpr std::size_t size = std::size_t{1} << 18;
     [[nodiscard]] bool all_dead() const noexcept { return dead == size && !busy; }
@@ -131,6 +132,7 @@ struct unit : metadata::address_range {
     unit* pending_before = nullptr;  ///< neighbours among the retired units that wait for their slab
     unit* pending_after = nullptr;
     bool pending = false;
+    bool booked = false;     ///< its bytes are in the totals of retired ones
     bool untrapped = false;  ///< counts as retired and not, or not yet, trapped
     bool orphaned = false;   ///< forgotten while attached: whoever detaches it frees this descriptor
     bool warm = false;       ///< its pages are in memory already
@@ -192,6 +194,13 @@ struct unit_queue {
     }
 };
 
+/// Private memory of a forgotten unit. A double free may still be looking at it, so it is used again only when so many
+/// others were forgotten.
+struct buried_piece {
+    void* p = nullptr;
+    std::size_t bytes = 0;
+};
+
 inline constexpr std::size_t cache_slots = os::max_thread_index + 1;
 
 struct general_purpose_core {
@@ -229,19 +238,24 @@ struct general_purpose_core {
     std::size_t limited_blocks = 0;   ///< live blocks
     os::spin_lock shared_cache_lock;  ///< serialises threads that share the last cache
 
-    os::spin_lock lock;  ///< guards everything below
-    thread_cache* caches = nullptr;
+    std::atomic<thread_cache*> caches{nullptr};  ///< all of them; they stay until the end
+
+    os::spin_lock lock;  ///< guards everything below; not held while the upstream is called
     unit* units = nullptr;
     unit_queue retired;
     unit_queue reusable;
     unit* oldest_pending = nullptr;
     unit* newest_pending = nullptr;
-    slab* open_slab = nullptr;   ///< where the next unit is carved
-    slab* warm_slabs = nullptr;  ///< ready to be opened
-    std::size_t warm_count = 0;
+    std::size_t pending_count = 0;
+    slab* open_slab = nullptr;                 ///< where the next unit is carved
+    slab* ready_slabs = nullptr;               ///< to be opened next
+    std::size_t warm_count = 0;                ///< of those, slabs with pages; and of slabs that are being moved
     std::size_t moved_count = 0;               ///< slabs that are a mapping of their own
     unit* partly_free[size_classes::count]{};  ///< reuse::immediate: detached units with free slots
     chunk* chunks = nullptr;
+    chunk* departing = nullptr;  ///< off the books, to be returned to the upstream once the lock is released
+    buried_piece buried[64]{};
+    std::size_t next_grave = 0;
     chunk* open_chunk = nullptr;  ///< where the next unit is carved, over a page_resource
     std::size_t next_chunk_bytes = 0;
     std::size_t held_bytes = 0;  ///< from upstream
@@ -316,7 +330,7 @@ struct live_totals {
     [[nodiscard]] std::uint64_t blocks() const noexcept { return allocations - deallocations; }
     [[nodiscard]] std::uint64_t bytes() const noexcept { return allocated_bytes - deallocated_bytes; }
 };
-/// Lock not held.
+/// Takes no lock.
 [[nodiscard]] live_totals sum_caches(general_purpose_core& core) noexcept;
 
 // ---- general_purpose_retirement.cpp: what becomes of dead units -----------------------------------------------------

@@ -16,6 +16,10 @@ constexpr std::size_t largest_chunk = std::size_t{1} << 26;
 /// Larger blocks are chunks of their own.
 constexpr std::size_t largest_carved = std::size_t{1} << 18;
 
+[[nodiscard]] bool is_carved(const general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept {
+    return core.over_pages && ((bytes <= largest_carved && alignment <= largest_carved) || bytes == slab::size);
+}
+
 /// Whether memory that the upstream says is free is still in one of this resource's units.
 bool overlaps_own(const general_purpose_core& core, std::uintptr_t p, std::size_t bytes) noexcept {
     const std::size_t last = std::min(bytes, metadata::address_map::indexed_bytes);
@@ -27,13 +31,15 @@ bool overlaps_own(const general_purpose_core& core, std::uintptr_t p, std::size_
     return false;
 }
 
-/// Effects: asks the upstream. Returns: null if it refused, with \p fault set if it misbehaved.
-chunk* new_chunk(general_purpose_core& core, std::size_t bytes, std::size_t alignment,
+/// Effects: asks the upstream, with the lock released. Returns: null if it refused, with \p fault set if it
+/// misbehaved.
+chunk* new_chunk(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std::size_t alignment,
                  std::optional<upstream_fault>& fault) noexcept {
     auto* const memory = static_cast<chunk*>(core.memory->allocate(sizeof(chunk)));
     if (memory == nullptr) {
         return nullptr;
     }
+    hold.unlock();
     void* p = nullptr;
     bool refused = false;
     try {
@@ -53,6 +59,7 @@ chunk* new_chunk(general_purpose_core& core, std::size_t bytes, std::size_t alig
     } else if (!core.over_pages && overlaps_own(core, base, bytes)) {
         fault = {error_kind::upstream_overlap, p, bytes, alignment};
     } else {
+        hold.lock();
         auto* const c = ::new (static_cast<void*>(memory)) chunk{.base = base, .size = bytes, .alignment = alignment};
         c->nested = metadata::address_map::find(base) != nullptr;
         c->next = core.chunks;
@@ -63,6 +70,7 @@ chunk* new_chunk(general_purpose_core& core, std::size_t bytes, std::size_t alig
         core.held_bytes += bytes;
         return c;
     }
+    hold.lock();
     core.memory->free(memory, sizeof(chunk));
     return nullptr;
 }
@@ -106,24 +114,23 @@ bool within_address_space(const general_purpose_core& core, std::size_t more) no
 }
 
 /// Effects: a chunk from the upstream for one piece, or over pages for many.
-bool from_upstream(general_purpose_core& core, std::size_t bytes, std::size_t alignment, piece& out,
+bool from_upstream(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std::size_t alignment, piece& out,
                    std::optional<upstream_fault>& fault) noexcept {
-    if (core.over_pages && bytes <= largest_carved && alignment <= largest_carved) {
-        const std::size_t least = bytes + (alignment > unit_page ? alignment : 0);
-        for (std::size_t want = std::max(core.next_chunk_bytes, least);; want = std::max(want / 4, least)) {
-            chunk* const c = within_address_space(core, want) ? new_chunk(core, want, unit_page, fault) : nullptr;
+    if (is_carved(core, bytes, alignment)) {
+        for (std::size_t want = std::max(core.next_chunk_bytes, bytes);; want = std::max(want / 4, bytes)) {
+            chunk* const c = within_address_space(core, want) ? new_chunk(core, hold, want, alignment, fault) : nullptr;
             if (c != nullptr) {
                 close_open_chunk(core);
                 core.open_chunk = c;
                 core.next_chunk_bytes = std::min(core.next_chunk_bytes * 2, largest_chunk);
                 return carve(core, bytes, alignment, out);
             }
-            if (want == least || fault.has_value()) {
+            if (want == bytes || fault.has_value()) {
                 return false;
             }
         }
     }
-    chunk* const c = within_address_space(core, bytes) ? new_chunk(core, bytes, alignment, fault) : nullptr;
+    chunk* const c = within_address_space(core, bytes) ? new_chunk(core, hold, bytes, alignment, fault) : nullptr;
     if (c == nullptr) {
         return false;
     }
@@ -132,12 +139,21 @@ bool from_upstream(general_purpose_core& core, std::size_t bytes, std::size_t al
     return true;
 }
 
-/// Effects: opens a slab: one with warm pages, or a fresh one.
-bool open_slab(general_purpose_core& core, std::optional<upstream_fault>& fault) noexcept {
-    if (slab* const s = core.warm_slabs; s != nullptr) {
-        core.warm_slabs = s->next;
-        core.warm_count -= 1;
-        core.open_slab = s;
+/// Effects: takes the first of the slabs that are ready. Returns: false if there is none.
+bool open_ready_slab(general_purpose_core& core) noexcept {
+    slab* const s = core.ready_slabs;
+    if (s == nullptr) {
+        return false;
+    }
+    core.ready_slabs = s->next;
+    core.warm_count -= s->warm ? 1 : 0;
+    core.open_slab = s;
+    return true;
+}
+
+/// Effects: opens a slab: one with warm pages, or a fresh one. May release the lock.
+bool open_slab(general_purpose_core& core, guard_lock& hold, std::optional<upstream_fault>& fault) noexcept {
+    if (open_ready_slab(core)) {
         return true;
     }
     piece memory;
@@ -145,18 +161,24 @@ bool open_slab(general_purpose_core& core, std::optional<upstream_fault>& fault)
     if (place == nullptr) {
         return false;
     }
-    if (!carve(core, slab::size, unit_page, memory) && !from_upstream(core, slab::size, unit_page, memory, fault)) {
+    if (!carve_slab_memory(core, hold, memory, fault)) {
         core.memory->free(place, sizeof(slab));
-        return false;
+        return core.open_slab != nullptr || open_ready_slab(core);  // another thread was luckier meanwhile
     }
-    core.open_slab = ::new (place) slab{.base = memory.base, .from = memory.from};
+    auto* const fresh = ::new (place) slab{.base = memory.base, .from = memory.from};
+    if (core.open_slab == nullptr) {
+        core.open_slab = fresh;
+    } else {  // another thread opened one meanwhile
+        fresh->next = core.ready_slabs;
+        core.ready_slabs = fresh;
+    }
     return true;
 }
 
 bool carve_slab(general_purpose_core& core, guard_lock& hold, std::size_t want, std::size_t least, piece& out,
                 std::optional<upstream_fault>& fault) noexcept {
     for (;;) {
-        if (core.open_slab == nullptr && !open_slab(core, fault)) {
+        if (core.open_slab == nullptr && !open_slab(core, hold, fault)) {
             return false;
         }
         slab& s = *core.open_slab;
@@ -192,8 +214,18 @@ void give_back(general_purpose_core& core, chunk& c) noexcept {
     if (core.memcheck) {
         os::tell_undefined(reinterpret_cast<void*>(c.base), c.size);
     }
-    core.upstream->deallocate(reinterpret_cast<void*>(c.base), c.size, c.alignment);
-    core.memory->free(&c, sizeof(chunk));
+    c.next = core.departing;
+    core.departing = &c;
+}
+
+void guard_lock::return_departing() noexcept {
+    while (chunk* const c = core_.departing) {
+        core_.departing = c->next;
+        unlock();
+        core_.upstream->deallocate(reinterpret_cast<void*>(c->base), c->size, c->alignment);
+        lock();
+        core_.memory->free(c, sizeof(chunk));
+    }
 }
 
 void spend(general_purpose_core& core, chunk& c, std::size_t bytes, bool keep_address) noexcept {
@@ -219,11 +251,15 @@ bool carve(general_purpose_core& core, std::size_t bytes, std::size_t alignment,
     return true;
 }
 
-/// up to \p most.
+bool carve_slab_memory(general_purpose_core& core, guard_lock& hold, piece& out,
+                       std::optional<upstream_fault>& fault) noexcept {
+    return carve(core, slab::size, slab::size, out) || from_upstream(core, hold, slab::size, slab::size, out, fault);
+}
+
 bool obtain(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std::size_t most, std::size_t alignment,
             piece& out, std::optional<upstream_fault>& fault) noexcept {
     if (take_reusable(core, bytes, most, alignment, out) || carve(core, bytes, alignment, out) ||
-        from_upstream(core, bytes, alignment, out, fault)) {
+        from_upstream(core, hold, bytes, alignment, out, fault)) {
         return true;
     }
     if (bytes > core.held_bytes) {
@@ -231,7 +267,7 @@ bool obtain(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std
     }
     while (!fault.has_value() && reclaim(core, hold, bytes, alignment)) {
         if (take_reusable(core, bytes, std::numeric_limits<std::size_t>::max(), alignment, out) ||
-            from_upstream(core, bytes, alignment, out, fault)) {
+            from_upstream(core, hold, bytes, alignment, out, fault)) {
             return true;
         }
     }
@@ -246,7 +282,7 @@ bool obtain_slots(general_purpose_core& core, guard_lock& hold, std::size_t want
     // A smaller unit is better than giving up the addresses of retired ones, so only the last try reclaims.
     for (; want > least && !fault.has_value(); want = std::max(os::round_up(want / 2, unit_page), least)) {
         if (take_reusable(core, want, largest_unit, unit_page, out) || carve(core, want, unit_page, out) ||
-            from_upstream(core, want, unit_page, out, fault)) {
+            from_upstream(core, hold, want, unit_page, out, fault)) {
             return true;
         }
     }

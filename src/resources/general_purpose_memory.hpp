@@ -12,7 +12,36 @@
 
 namespace pmr_debug::detail {
 
-using guard_lock = std::unique_lock<os::spin_lock>;
+/// Holds a resource's lock. When it ends, what was given back meanwhile goes to the upstream, without the lock: an
+/// upstream, or its handler, may use the same resource.
+class guard_lock {
+public:
+    explicit guard_lock(general_purpose_core& core) noexcept : core_(core) { lock(); }
+    guard_lock(const guard_lock&) = delete;
+    guard_lock& operator=(const guard_lock&) = delete;
+    ~guard_lock() {
+        if (!held_) {
+            lock();
+        }
+        return_departing();
+        unlock();
+    }
+
+    void lock() noexcept {
+        core_.lock.lock();
+        held_ = true;
+    }
+    void unlock() noexcept {
+        held_ = false;
+        core_.lock.unlock();
+    }
+    /// Effects: lets the upstream have what was given back. Releases the lock meanwhile.
+    void return_departing() noexcept;
+
+private:
+    general_purpose_core& core_;
+    bool held_ = false;
+};
 
 inline constexpr std::size_t unit_page = std::size_t{1} << metadata::address_map::page_bits;
 /// Offsets in a unit of slots stay below this: the reciprocal is exact there.
@@ -47,7 +76,7 @@ struct upstream_fault {
     return u.words() * sizeof(std::uint64_t);
 }
 
-/// Effects: returns a chunk to the upstream.
+/// Effects: takes a chunk off the books; it is returned to the upstream when the lock is released. Lock held.
 void give_back(general_purpose_core& core, chunk& c) noexcept;
 
 /// Effects: notes that \p bytes of the chunk will not be used again; returns it to the upstream when that is all of it,
@@ -57,18 +86,28 @@ void spend(general_purpose_core& core, chunk& c, std::size_t bytes, bool keep_ad
 /// Effects: cuts a piece off the open chunk. Returns: false if it has no room.
 bool carve(general_purpose_core& core, std::size_t bytes, std::size_t alignment, piece& out) noexcept;
 
+/// Effects: a piece the size of a slab and aligned to it, of the open chunk or a new one. Returns: false if there is no
+/// address space. May release the lock.
+bool carve_slab_memory(general_purpose_core& core, guard_lock& hold, piece& out,
+                       std::optional<upstream_fault>& fault) noexcept;
+
 /// Effects: memory of \p bytes (whole pages) from wherever there is some; a reusable piece may be larger, up to \p
-/// most. When nothing else is left the oldest retired memory is used again, which may release the lock for a while.
+/// most. When nothing else is left the oldest retired memory is used again, which as calls of the upstream releases the
+/// lock for a while.
 bool obtain(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std::size_t most, std::size_t alignment,
             piece& out, std::optional<upstream_fault>& fault) noexcept;
 
-/// Effects: memory for a unit of slots: \p want bytes, or less, but at least \p least, where that avoids reuse.
+/// Effects: memory for a unit of slots: \p want bytes, or less, but at least \p least, where that avoids reuse. May
+/// release the lock for a while.
 bool obtain_slots(general_purpose_core& core, guard_lock& hold, std::size_t want, std::size_t least, piece& out,
                   std::optional<upstream_fault>& fault) noexcept;
 
 // ---- general_purpose_retirement.cpp -------------------------------------------------------------------------------
 
-/// Effects: frees what belongs to the unit in private memory, except its descriptor.
+/// Effects: frees private memory that a call with a stale pointer may be looking at, after a while. Lock held.
+void bury(general_purpose_core& core, void* p, std::size_t bytes) noexcept;
+
+/// Effects: frees what belongs to the unit in private memory, except its descriptor. Lock held.
 void free_records(general_purpose_core& core, unit& u) noexcept;
 
 /// Effects: frees the descriptor, now or once its thread lets go of it.

@@ -224,7 +224,7 @@ statistics general_purpose_resource_base::stats() const noexcept {
     }
     s.resident_bytes += core.warm_count * detail::slab::size;
     s.overhead_bytes = core.memory->used();
-    s.retired_units = core.retired.count;
+    s.retired_units = core.retired.count + core.pending_count;
     s.untrapped_units = core.untrapped_units;
     s.recycled_units = core.recycled_units;
     return s;

@@ -1,12 +1,14 @@
 // What becomes of dead units: verified, made inaccessible, remembered for a while, forgotten, and in need used again.
 //
-//   last slot freed ─> retired ─┬─ by itself ──> verified, trapped
-//                               └─ in a slab ──> pending ──> slab all dead: verified, its pages move to the next slab
-//   retired list (first in, first out) ──> records forgotten ──> in need: memory used again
+//   last slot freed ─┬─ by itself ──> verified, trapped ───────────────────────────────────────────┐
+//                    └─ in a slab ──> pending ──> slab all dead: verified, its pages move to the next slab
+//                                                                                                 v
+//          retired list (first in, first out) ──> records forgotten ──> in need: memory used again
 
 #include "resources/general_purpose_memory.hpp"
 
 #include <cstring>
+#include <iterator>
 #include <new>
 
 namespace pmr_debug::detail {
@@ -42,6 +44,9 @@ void forget_records(general_purpose_core& core, unit& u) noexcept {
 
 /// Effects: makes a unit's memory available to units of any class. Lock held.
 void make_reusable(general_purpose_core& core, unit& u) noexcept {
+    if (u.in != nullptr) {  // the memory may be in use while neighbours still live: it must stay where it is
+        u.in->fixed = true;
+    }
     forget_records(core, u);
     u.phase.store(unit_phase::reusable, std::memory_order_relaxed);
     core.reusable.push(u);
@@ -100,6 +105,7 @@ void set_untrapped(general_purpose_core& core, unit& u, bool untrapped) noexcept
 
 void add_pending(general_purpose_core& core, unit& u) noexcept {
     u.pending = true;
+    core.pending_count += 1;
     u.pending_before = core.newest_pending;
     u.pending_after = nullptr;
     (core.newest_pending != nullptr ? core.newest_pending->pending_after : core.oldest_pending) = &u;
@@ -112,6 +118,7 @@ void remove_pending(general_purpose_core& core, unit& u) noexcept {
         return;
     }
     u.pending = false;
+    core.pending_count -= 1;
     (u.pending_before != nullptr ? u.pending_before->pending_after : core.oldest_pending) = u.pending_after;
     (u.pending_after != nullptr ? u.pending_after->pending_before : core.newest_pending) = u.pending_before;
 }
@@ -128,50 +135,81 @@ void note_guard(general_purpose_core& core, unit& u, os::guard_tier tier) noexce
     u.from->protect_guards += tier == os::guard_tier::protect ? 1 : 0;
 }
 
-/// Effects: moves the pages of a dead slab to fresh addresses, where they make a warm slab.
-os::move_result move_on(general_purpose_core& core, slab& s) noexcept {
-    if (s.broken || core.warm_count >= most_warm || core.moved_count >= most_moved) {
-        return {};
-    }
-    void* const place = core.memory->allocate(sizeof(slab));
-    piece fresh;
-    if (place == nullptr || !carve(core, slab::size, unit_page, fresh)) {
-        if (place != nullptr) {
-            core.memory->free(place, sizeof(slab));
-        }
-        return {};
-    }
-    void* const old = reinterpret_cast<void*>(s.base);
-    const os::move_result result = os::move_pages(old, reinterpret_cast<void*>(fresh.base), slab::size);
-    if (!result.moved) {
-        core.memory->free(place, sizeof(slab));
-        spend(core, *fresh.from, slab::size, true);
-        return {};
-    }
-    if (result.trap == os::guard_tier::none && core.rules.fill) {
-        std::memset(old, freed_byte, slab::size);  // it will be verified once more
-    }
-    core.moved_count += s.warm ? 0 : 1;  // its predecessor's mapping is gone
-    auto* const next =
-        ::new (place) slab{.base = fresh.base, .from = fresh.from, .next = core.warm_slabs, .warm = true};
-    core.warm_slabs = next;
-    core.warm_count += 1;
-    return result;
+/// Effects: counts the unit among the retired ones.
+void enter_books(general_purpose_core& core, unit& u) noexcept {
+    u.booked = true;
+    core.retired_bytes += u.size;
+    core.retired_record_bytes += record_memory(core, u) + sizeof(unit);
 }
 
-/// Effects: verifies \p u by itself and makes it inaccessible. Its slab can then not move any more. The lock is
+void leave_books(general_purpose_core& core, unit& u) noexcept {
+    if (u.booked) {
+        u.booked = false;
+        core.retired_bytes -= u.size;
+        core.retired_record_bytes -= record_memory(core, u) + sizeof(unit);
+    }
+}
+
+/// Effects: puts a unit that waits for nothing else in the retired list. A damaged one stays known to the map and is
+/// never used again.
+void file(general_purpose_core& core, unit& u) noexcept {
+    if (u.damaged) {
+        leave_books(core, u);
+        set_untrapped(core, u, false);
+    } else {
+        core.retired.push(u);
+    }
+}
+
+/// Where the pages of a dead slab may go.
+struct landing {
+    void* descriptor = nullptr;  ///< place for the next slab's; null: nowhere
+    piece memory;
+};
+
+/// Effects: finds fresh addresses for the pages of \p s and counts the warm slab that will be there. Lock held; may be
 /// released meanwhile.
+landing find_landing(general_purpose_core& core, guard_lock& hold, const slab& s) noexcept {
+    landing to;
+    if (s.fixed || core.warm_count >= most_warm || core.moved_count >= most_moved) {
+        return to;
+    }
+    void* const place = core.memory->allocate(sizeof(slab));
+    std::optional<upstream_fault> fault;  // pages are ours, and have none
+    if (place != nullptr && carve_slab_memory(core, hold, to.memory, fault)) {
+        to.descriptor = place;
+        core.warm_count += 1;
+        core.moved_count += s.warm ? 0 : 1;  // else its predecessor's mapping is gone
+    } else if (place != nullptr) {
+        core.memory->free(place, sizeof(slab));
+    }
+    return to;
+}
+
+/// Effects: takes the count back, as the pages stayed where they were. Lock held.
+void give_up_landing(general_purpose_core& core, const slab& s, const landing& to) noexcept {
+    core.memory->free(to.descriptor, sizeof(slab));
+    spend(core, *to.memory.from, slab::size, true);
+    core.warm_count -= 1;
+    core.moved_count -= s.warm ? 0 : 1;
+}
+
+/// Effects: verifies \p u by itself and makes it inaccessible, which leaves a hole in its slab. The lock is released
+/// meanwhile.
 void trap_alone(general_purpose_core& core, guard_lock& hold, unit& u) noexcept {
     slab& s = *u.in;
     remove_pending(core, u);
     s.busy = true;
     hold.unlock();
     const bool intact = verify_unit(core, u);
+    const os::guard_tier tier = os::install_guard(bytes_of(u), u.size);
     hold.lock();
     s.busy = false;
     u.damaged = u.damaged || !intact;
-    s.broken = true;
-    note_guard(core, u, os::install_guard(bytes_of(u), u.size));
+    s.holes = true;
+    s.fixed = s.fixed || tier == os::guard_tier::protect;  // several mappings cannot move as one
+    note_guard(core, u, tier);
+    file(core, u);
     trap_if_dead(core, hold, s);
 }
 
@@ -180,16 +218,17 @@ void trap_alone(general_purpose_core& core, guard_lock& hold, unit& u) noexcept 
 /// the upstream may be one that takes nothing back. May release the lock. Returns: false if none waits.
 bool evict_oldest(general_purpose_core& core, guard_lock& hold, std::size_t wanted = 0,
                   std::size_t alignment = 1) noexcept {
+    // Those that wait for their slab come last: to trap one by itself costs its neighbours their cheap move.
+    while (core.retired.first == nullptr && core.oldest_pending != nullptr && !core.oldest_pending->in->busy) {
+        trap_alone(core, hold, *core.oldest_pending);
+    }
     unit* const u = core.retired.first;
     if (u == nullptr || (u->in != nullptr && u->in->busy)) {
         return false;
     }
     core.retired.pop();
-    core.retired_bytes -= u->size;
-    core.retired_record_bytes -= record_memory(core, *u) + sizeof(unit);
-    if (u->pending) {
-        trap_alone(core, hold, *u);
-    } else if (!u->trapped()) {
+    leave_books(core, *u);
+    if (!u->trapped()) {
         set_untrapped(core, *u, false);
         hold.unlock();
         const bool intact = verify_unit(core, *u);
@@ -241,15 +280,23 @@ void retire_in_slab(general_purpose_core& core, guard_lock& hold, unit& u) noexc
 
 }  // namespace
 
+void bury(general_purpose_core& core, void* p, std::size_t bytes) noexcept {
+    buried_piece& oldest = core.buried[core.next_grave];
+    if (oldest.p != nullptr) {
+        core.memory->free(oldest.p, oldest.bytes);
+    }
+    oldest = {p, bytes};
+    core.next_grave = (core.next_grave + 1) % std::size(core.buried);
+}
+
 void free_records(general_purpose_core& core, unit& u) noexcept {
+    // The pointers stay, for a double free that is on its way to them.
     if (!u.large && u.records != nullptr) {
-        core.memory->free(u.records, record_memory(core, u));
+        bury(core, u.records, record_memory(core, u));
     }
     if (u.free_bits != nullptr) {
-        core.memory->free(u.free_bits, bit_memory(u));
+        bury(core, u.free_bits, bit_memory(u));
     }
-    u.records = nullptr;
-    u.free_bits = nullptr;
 }
 
 void trap_if_dead(general_purpose_core& core, guard_lock& hold, slab& s) noexcept {
@@ -257,35 +304,71 @@ void trap_if_dead(general_purpose_core& core, guard_lock& hold, slab& s) noexcep
         return;
     }
     s.busy = true;  // nobody else touches its units now
+    const landing to = find_landing(core, hold, s);
+    // System calls on the process's mappings, and the verification, keep nobody else waiting for this lock.
     hold.unlock();
     for (unit* u = s.units; u != nullptr; u = u->next_in_slab) {
         if (!u->trapped() && !verify_unit(core, *u)) {
             u->damaged = true;
         }
     }
-    hold.lock();
     void* const base = reinterpret_cast<void*>(s.base);
-    const os::move_result result = move_on(core, s);
+    os::move_result result;
+    if (to.descriptor != nullptr) {
+        result = os::move_pages(base, reinterpret_cast<void*>(to.memory.base), slab::size);
+    }
+    const bool moved = result.moved;
     os::guard_tier tier = result.trap;
-    if (!result.moved) {
-        core.moved_count -= s.warm ? 1 : 0;
-        if (s.warm && !s.broken) {
+    bool usable = true;
+    const bool by_itself = !moved && s.fixed;
+    if (moved) {
+        if (s.holes) {  // markers travel along; where one cannot be removed, a slab of pages is lost
+            void* const there = reinterpret_cast<void*>(to.memory.base);
+            usable = os::remove_guard(there, slab::size, os::guard_tier::marker);
+            if (!usable) {
+                os::discard(there, slab::size);
+            }
+        }
+        if (tier == os::guard_tier::none && core.rules.fill) {
+            std::memset(base, freed_byte, slab::size);  // it will be verified once more
+        }
+    } else if (!by_itself) {
+        if (s.warm) {
             tier = os::seal(base, slab::size) ? os::guard_tier::moved : os::guard_tier::none;
-        } else if (!s.broken) {
+        } else {
             tier = os::install_guard(base, slab::size);
         }
     }
-    s.from->protect_guards += tier == os::guard_tier::protect ? 1 : 0;
+    // Counted once, for the slab: the units are as if moved, in this respect.
+    const int protect_guards = tier == os::guard_tier::protect ? 1 : 0;
+    tier = protect_guards != 0 ? os::guard_tier::moved : tier;
+    hold.lock();
+    if (moved && usable) {
+        core.ready_slabs = ::new (to.descriptor)
+            slab{.base = to.memory.base, .from = to.memory.from, .next = core.ready_slabs, .warm = true};
+    } else if (moved) {
+        give_up_landing(core, s, to);
+    } else {
+        if (to.descriptor != nullptr) {
+            give_up_landing(core, s, to);
+        }
+        core.moved_count -= s.warm ? 1 : 0;
+    }
+    s.from->protect_guards += protect_guards;
     for (unit* u = s.units; u != nullptr; u = u->next_in_slab) {
-        if (u->trapped()) {
+        if (!u->pending) {
+            if (moved || (!by_itself && tier != os::guard_tier::none)) {
+                u->trap = tier;  // its own guard went along, or another lies over it
+            }
             continue;
         }
         remove_pending(core, *u);
-        if (s.broken) {
+        if (by_itself) {
             note_guard(core, *u, os::install_guard(bytes_of(*u), u->size));
         } else {
             note_trap(core, *u, tier);
         }
+        file(core, *u);
     }
     s.busy = false;
     if (s.units == nullptr) {  // all of them were forgotten before the slab was closed
@@ -297,7 +380,7 @@ void free_descriptor(general_purpose_core& core, unit& u) noexcept {
     if (u.attached.load(std::memory_order_relaxed)) {
         u.orphaned = true;  // its thread still asks it for a next slot, and must be told that there is none
     } else {
-        core.memory->free(&u, sizeof(unit));
+        bury(core, &u, sizeof(unit));
     }
 }
 
@@ -325,6 +408,7 @@ bool reclaim(general_purpose_core& core, guard_lock& hold, std::size_t bytes, st
     if (oldest != nullptr) {
         give_back(core, *oldest);
         core.recycled_units += 1;
+        hold.return_departing();
         return true;
     }
     return evict_oldest(core, hold, bytes, alignment);
@@ -345,28 +429,24 @@ void retire(general_purpose_core& core, unit& u) noexcept {
             std::memset(bytes_of(u), freed_byte, u.size);
         }
     }
-    guard_lock hold(core.lock);
+    guard_lock hold(core);
     u.phase.store(unit_phase::retired, std::memory_order_release);
     if (immediately) {  // large ones only
         release_now(core, u);
         return;
     }
+    enter_books(core, u);
     if (alone) {
         note_guard(core, u, tier);
-    }
-    if (!u.damaged) {  // a damaged one stays known to the map and is never used again
-        core.retired.push(u);
-        core.retired_bytes += u.size;
-        core.retired_record_bytes += record_memory(core, u) + sizeof(unit);
-    }
-    if (!alone) {
+        file(core, u);
+    } else {
         retire_in_slab(core, hold, u);
     }
     evict_surplus(core, hold);
 }
 
 void relist(general_purpose_core& core, std::uintptr_t address) noexcept {
-    const std::scoped_lock hold(core.lock);
+    const guard_lock hold(core);
     // Since the caller's last write another thread may have freed the rest of the unit and released it. Whatever is
     // there now is alive as long as the lock is held, and to look after it once more does no harm.
     auto* const u = static_cast<unit*>(metadata::address_map::find(address, &core));
@@ -396,6 +476,7 @@ void release_all(general_purpose_core& core) noexcept {
     for (unit* u = core.units; u != nullptr; u = u->following) {
         metadata::address_map::erase(*u);
     }
+    guard_lock hold(core);
     while (core.chunks != nullptr) {
         give_back(core, *core.chunks);
     }

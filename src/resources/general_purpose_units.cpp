@@ -162,15 +162,25 @@ unit* next_partly_free(general_purpose_core& core, thread_cache& cache, unsigned
     return nullptr;
 }
 
-/// Effects: lets go of a unit whose slots were all handed out. It may have been retired and forgotten since.
-void detach_used_up(general_purpose_core& core, unit& u) noexcept {
-    const std::scoped_lock hold(core.lock);
+/// Effects: lets go of a unit, most often one whose slots were all handed out; that may have been retired and
+/// forgotten since. Owner only; lock held. Returns: true if it is dead now and to be retired: slots were left, as this
+/// thread came back to the resource from a handler or the upstream, and the others are freed.
+bool detach(general_purpose_core& core, unit& u) noexcept {
     u.attached.store(false, std::memory_order_relaxed);
     if (u.orphaned) {
-        core.memory->free(&u, sizeof(unit));
+        bury(core, &u, sizeof(unit));
+        return false;
     }
+    const std::uint32_t left = u.capacity - u.next.load(std::memory_order_relaxed);
+    return left != 0 && u.unfreed.fetch_sub(left, std::memory_order_acq_rel) == left;
 }
 
+bool recycles(const general_purpose_core& core) noexcept {
+    return core.rules.freed == reuse::immediate;
+}
+
+/// Effects: makes a unit with slots of \p cls. Where slots are not used again it takes the place of the thread's
+/// current one, of which it lets go.
 unit* make_slots(general_purpose_core& core, thread_cache& cache, unsigned cls) noexcept {
     const std::size_t slot = size_classes::slot_sizes[cls];
     const bool hot = cache.units_taken[cls] != 0;
@@ -179,10 +189,11 @@ unit* make_slots(general_purpose_core& core, thread_cache& cache, unsigned cls) 
         hot ? largest_unit : std::clamp(os::round_up(8 * slot, unit_page), first_unit, largest_unit);
     std::optional<upstream_fault> fault;
     unit* u = nullptr;
+    unit* dead = nullptr;
     piece memory;
     bool found = false;
     {
-        guard_lock hold(core.lock);
+        guard_lock hold(core);
         found = obtain_slots(core, hold, want, least, memory, fault);
     }
     if (found) {
@@ -191,7 +202,7 @@ unit* make_slots(general_purpose_core& core, thread_cache& cache, unsigned cls) 
         }
         u = new_unit(core, memory);
         const bool divided = u != nullptr && divide(core, *u, cls);
-        guard_lock hold(core.lock);
+        guard_lock hold(core);
         if (!divided || !enter(core, *u)) {
             if (u != nullptr) {
                 free_records(core, *u);
@@ -200,6 +211,14 @@ unit* make_slots(general_purpose_core& core, thread_cache& cache, unsigned cls) 
             }
             give_up(core, hold, memory);
         }
+        if (u != nullptr && !recycles(core)) {
+            unit* const old = cache.current[cls];
+            dead = old != nullptr && detach(core, *old) ? old : nullptr;
+            cache.current[cls] = u;
+        }
+    }
+    if (dead != nullptr) {
+        retire(core, *dead);
     }
     if (fault.has_value()) {
         report_upstream(core, fault->kind, fault->p, fault->bytes, fault->alignment);
@@ -224,8 +243,8 @@ thread_cache& cache_of(general_purpose_core& core, std::uint32_t index) noexcept
             return core.spare;
         }
         cache = ::new (place) thread_cache;
-        cache->next = core.caches;
-        core.caches = cache;
+        cache->next = core.caches.load(std::memory_order_relaxed);
+        core.caches.store(cache, std::memory_order_release);
         core.all_caches[index].store(cache, std::memory_order_relaxed);
     }
     if (!core.limited && core.gate == nullptr && !core.memcheck) {
@@ -237,7 +256,7 @@ thread_cache& cache_of(general_purpose_core& core, std::uint32_t index) noexcept
 
 unit* refill(general_purpose_core& core, thread_cache& cache, unsigned cls) noexcept {
     unit* u = cache.current[cls];
-    if (core.rules.freed == reuse::immediate) {
+    if (recycles(core)) {
         if (u != nullptr && take_bits(*u)) {
             return u;
         }
@@ -252,14 +271,11 @@ unit* refill(general_purpose_core& core, thread_cache& cache, unsigned cls) noex
         if (u != nullptr && prepare_more(core, *u)) {
             return u;
         }
-        u = make_slots(core, cache, cls);
-        if (u == nullptr) {
+        if (make_slots(core, cache, cls) == nullptr) {
             return nullptr;
         }
+        u = cache.current[cls];  // where a handler used the resource, another one than was made here
         prepare_more(core, *u);
-        if (unit* const old = cache.current[cls]; old != nullptr) {
-            detach_used_up(core, *old);
-        }
     }
     cache.current[cls] = u;
     if (core.rules.threads == threading::synchronized) {
@@ -277,7 +293,7 @@ unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alig
     piece memory;
     bool found = false;
     {
-        guard_lock hold(core.lock);
+        guard_lock hold(core);
         found = obtain(core, hold, size, size + size / 4, std::max(alignment, unit_page), memory, fault);
     }
     if (found) {
@@ -292,7 +308,7 @@ unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alig
             u->next.store(1, std::memory_order_relaxed);
             u->prepared.store(1, std::memory_order_relaxed);
         }
-        guard_lock hold(core.lock);
+        guard_lock hold(core);
         if (u == nullptr || !enter(core, *u)) {
             if (u != nullptr) {
                 core.memory->free(u, sizeof(unit));
@@ -314,7 +330,7 @@ unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alig
 }
 
 slot_ref take_freed_slot(general_purpose_core& core, unsigned cls, std::size_t alignment) noexcept {
-    guard_lock hold(core.lock);
+    guard_lock hold(core);
     for (unit* u = core.units; u != nullptr; u = u->following) {
         if (u->large || u->damaged || u->size_class < cls || u->slot_size % alignment != 0 ||
             u->phase.load(std::memory_order_relaxed) != unit_phase::active) {
@@ -367,13 +383,13 @@ live_totals sum_caches(general_purpose_core& core) noexcept {
         sum.allocations += cache.allocations.get();
         sum.allocated_bytes += cache.allocated_bytes.get();
     };
-    const std::scoped_lock hold(core.lock);
+    const thread_cache* const first = core.caches.load(std::memory_order_acquire);
     add(core.spare);
-    for (const thread_cache* c = core.caches; c != nullptr; c = c->next) {
+    for (const thread_cache* c = first; c != nullptr; c = c->next) {
         add(*c);
     }
     add_allocations(core.spare);
-    for (const thread_cache* c = core.caches; c != nullptr; c = c->next) {
+    for (const thread_cache* c = core.caches.load(std::memory_order_acquire); c != nullptr; c = c->next) {
         add_allocations(*c);
     }
     return sum;
