@@ -152,6 +152,20 @@ TEST_F(canary_quarantine, every_byte_of_a_freed_block_is_watched) {
     }
 }
 
+TEST_F(canary_quarantine, every_byte_of_a_random_fill_is_watched) {
+    canary_resource guarded(&upstream, {.handler = &errors, .fill_seed = 7});
+    for (std::size_t bytes = 1; bytes < 30; ++bytes) {
+        for (std::size_t at = 0; at < bytes; ++at) {
+            errors.clear();
+            void* const p = guarded.allocate(bytes, 1);
+            guarded.deallocate(p, bytes, 1);
+            damage(p, static_cast<std::ptrdiff_t>(at));
+            ASSERT_EQ(guarded.check(), 1U) << bytes << " bytes, number " << at;
+            ASSERT_EQ(only(errors).first_bad, static_cast<std::byte*>(p) + at);
+        }
+    }
+}
+
 TEST_F(canary_quarantine, a_late_write_is_found_when_the_block_leaves) {
     canary_resource guarded(&upstream, {.name = "guarded", .handler = &errors, .quarantine_bytes = 10'000});
     void* const p = allocate_here(guarded, 100, 8);

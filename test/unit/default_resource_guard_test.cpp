@@ -128,6 +128,24 @@ TEST(forbid_default_resource, reports_a_concatenation_on_an_arena_string_38) {
     EXPECT_EQ(errors.count(), 0U);
 }
 
+__attribute__((noinline)) void use_later(std::pmr::memory_resource& r) {
+    r.deallocate(r.allocate(8, 8), 8, 8);
+    asm volatile("# use_later" ::: "memory");
+}
+
+TEST(forbid_default_resource, the_first_use_is_not_the_last) {
+    collecting_handler errors;
+    tracking_resource memory({.handler = &errors});
+    const std::pmr::string s(text, &memory);
+    const forbid_default_resource nobody(on_default_use::count, &errors);
+    const std::pmr::string kept = concatenate_here(s);
+    use_later(*std::pmr::get_default_resource());
+    EXPECT_GE(nobody.uses(), 2U);
+    EXPECT_TRUE(trace_contains(nobody.first_use(), "concatenate_here"));
+    EXPECT_FALSE(trace_contains(nobody.first_use(), "use_later"));
+    EXPECT_EQ(errors.count(), 0U);
+}
+
 TEST(forbid_default_resource, reports_a_temporary_of_push_back_43) {
     collecting_handler errors;
     tracking_resource memory({.handler = &errors});

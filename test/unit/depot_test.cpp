@@ -50,6 +50,8 @@ TEST(depot, compares_what_it_finds) {
     EXPECT_NE(second, id);
     EXPECT_EQ(stack::find(hash, one, 2, 0), id);
     EXPECT_EQ(stack::find(hash, other, 2, 0), second);
+    EXPECT_EQ(stack::find(hash, one, 1, 0), 0U);
+    EXPECT_EQ(stack::find(hash, one, 2, stack::ends_at_depth), 0U);
 }
 
 TEST(depot, gives_back_frames_and_flags) {
@@ -69,6 +71,10 @@ TEST(depot, shows_nothing_for_ids_it_never_gave_out) {
     EXPECT_EQ(view(static_cast<trace_id>(handed_out)).frames.size(), 3U);
     EXPECT_TRUE(view(static_cast<trace_id>(handed_out + 1)).frames.empty());
     EXPECT_TRUE(view(static_cast<trace_id>(handed_out + 2)).frames.empty());
+    // Frames that read like the header of an entry: handed out, with one frame.
+    const std::uint32_t misleading = add({0, (std::uintptr_t{1} << 48) | (std::uintptr_t{1} << 32), 5});
+    stack::hand_out(misleading);
+    EXPECT_TRUE(view(static_cast<trace_id>(misleading + 2)).frames.empty());
     EXPECT_TRUE(view(static_cast<trace_id>(kept)).frames.empty());
     EXPECT_TRUE(view(static_cast<trace_id>(kept + 1000)).frames.empty());
     EXPECT_TRUE(view(static_cast<trace_id>(0xFFFF'FFFF)).frames.empty());

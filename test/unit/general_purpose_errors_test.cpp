@@ -295,6 +295,17 @@ TYPED_TEST(general_purpose_errors, block_of_another_resource) {
     EXPECT_EQ(other_errors.count(), 0U);
 }
 
+TYPED_TEST(general_purpose_errors, freed_block_of_another_resource_belongs_to_nobody) {
+    typename TypeParam::resource other(&*this->pages, {.name = "other", .handler = &this->errors});
+    void* const neighbour = allocates_another(other, 64, 8);  // where a block of the upstream begins
+    void* const a = allocates_the_block(other, 64, 8);
+    frees_it_first(other, a, 64, 8);
+    frees_it_wrongly(*this->heap, a, 64, 8);
+    const report r = this->only(error_kind::invalid_free);
+    EXPECT_EQ(r.owner.id, 0U);
+    frees_it_first(other, neighbour, 64, 8);
+}
+
 TYPED_TEST(general_purpose_errors, block_of_the_upstream) {
     void* const a = allocates_the_block(*this->pages, 64, 8);
     frees_it_wrongly(*this->heap, a, 64, 8);

@@ -130,6 +130,27 @@ TYPED_TEST(general_purpose_reuse, forgotten_records_still_mean_double_free) {
     }
 }
 
+TYPED_TEST(general_purpose_reuse, a_damaged_block_is_never_forgotten) {
+    if (!this->rules.fill) {
+        GTEST_SKIP() << "no fill that could be damaged";
+    }
+    general_purpose_options o{.name = "heap", .handler = &this->errors};
+    o.retired_record_bytes = 4'096;
+    typename TypeParam::resource inner(&*this->pages, o);
+    void* const damaged = inner.allocate(200, 8);
+    void* const neighbour = inner.allocate(200, 8);
+    inner.deallocate(damaged, 200, 8);
+    static_cast<unsigned char*>(damaged)[100] = 1;  // the neighbour keeps the memory accessible
+    inner.deallocate(neighbour, 200, 8);
+    use_and_free(inner, 20'000, 200);
+    EXPECT_EQ(this->only(error_kind::write_after_free).block.address, damaged);
+    this->errors.clear();
+    frees_it_again(inner, damaged, 200);
+    const report r = this->only(error_kind::double_free);
+    EXPECT_EQ(r.block.address, damaged);
+    EXPECT_EQ(r.block.size, 200U);
+}
+
 TEST(general_purpose_trap_DeathTest, late_read_of_a_large_block_ends_the_program) {
     GTEST_FLAG_SET(death_test_style, "threadsafe");
     EXPECT_DEATH(

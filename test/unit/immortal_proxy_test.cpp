@@ -1,7 +1,9 @@
 #include <pmr_debug/collecting_handler.hpp>
 #include <pmr_debug/immortal_proxy.hpp>
+#include <pmr_debug/limit_resource.hpp>
 #include <pmr_debug/tracking_resource.hpp>
 
+#include "metadata/registry.hpp"
 #include "support/call_here.hpp"
 #include "support/odd_calls.hpp"
 #include "support/trace_contains.hpp"
@@ -91,6 +93,25 @@ TEST(immortal_proxy, a_free_after_retirement_is_reported_with_three_traces_9) {
     EXPECT_THROW(allocate_here(*late, 8, 8), std::bad_alloc);
     EXPECT_EQ(errors.count(error_kind::destroyed_resource), 2U);
     EXPECT_EQ(errors.count(), 3U);
+}
+
+// The record of a dead resource is used again some thousand deaths later, perhaps by one that lives.
+TEST(immortal_proxy, a_death_long_ago_is_noticed_too) {
+    collecting_handler errors;
+    std::optional<tracking_resource> target(std::in_place, pmr_debug::tracking_options{.handler = &errors});
+    const immortal_proxy proxy = construct_here(&*target, errors);
+    const auto* const record = pmr_debug::metadata::find_resource(&*target);
+    ASSERT_NE(record, nullptr);
+    target.reset();
+    bool used_again = false;
+    for (std::size_t i = 0; i < 2 * pmr_debug::metadata::dead_records_kept && !used_again; ++i) {
+        const pmr_debug::limit_resource another(pmr_debug::limit_options{});
+        used_again = pmr_debug::metadata::find_resource(&another) == record;
+        if (used_again) {
+            EXPECT_TRUE(proxy.retired());
+        }
+    }
+    EXPECT_TRUE(used_again);
 }
 
 TEST(immortal_proxy, the_death_of_one_of_ours_is_noticed_without_a_word_9) {

@@ -245,6 +245,51 @@ TEST(limit_resource, an_upstream_that_throws_gives_the_reserve_back) {
     EXPECT_EQ(errors.count(), 0U);
 }
 
+// An upstream that asks again before it answers, as another thread might at that moment.
+class nesting_upstream final : public std::pmr::memory_resource {
+public:
+    std::pmr::memory_resource* above = nullptr;
+    std::size_t bytes = 0;
+    bool was_refused = false;
+
+private:
+    void* do_allocate(std::size_t n, std::size_t alignment) override {
+        if (above != nullptr) {
+            std::pmr::memory_resource& again = *above;
+            above = nullptr;
+            was_refused = refused(again, bytes);
+        }
+        return std::pmr::new_delete_resource()->allocate(n, alignment);
+    }
+    void do_deallocate(void* p, std::size_t n, std::size_t alignment) override {
+        std::pmr::new_delete_resource()->deallocate(p, n, alignment);
+    }
+    [[nodiscard]] bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override {
+        return this == &other;
+    }
+};
+
+TEST(limit_resource, requests_under_way_count) {
+    collecting_handler errors;
+    nesting_upstream below;
+    limit_resource blocks(&below, {.handler = &errors, .limit_blocks = 1});
+    below.above = &blocks;
+    below.bytes = 8;
+    EXPECT_FALSE(refused(blocks, 8));
+    EXPECT_TRUE(below.was_refused);
+
+    below.was_refused = false;
+    limit_resource bytes(&below, {.handler = &errors, .limit_bytes = 100});
+    below.above = &bytes;
+    below.bytes = 41;
+    EXPECT_FALSE(refused(bytes, 60));
+    EXPECT_TRUE(below.was_refused);
+    EXPECT_EQ(errors.count(error_kind::limit_exceeded), 2U);
+    ASSERT_EQ(errors.count(), 2U);
+    EXPECT_EQ(errors[0].facts.in_use, 1U);
+    EXPECT_EQ(errors[1].facts.in_use, 60U);
+}
+
 TEST(limit_resource, is_exact_with_threads) {
     collecting_handler errors;
     limit_resource budget({.handler = &errors, .limit_bytes = 8 * 16});

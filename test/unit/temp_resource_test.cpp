@@ -417,6 +417,31 @@ TEST_F(temp, use_after_release_of_a_chunk_is_found_before_the_upstream_gets_it) 
     EXPECT_TRUE(trace_contains(errors[1].facts.allocated, "allocate_here"));
 }
 
+TEST_F(temp, use_after_release_of_a_chunk_is_found_when_it_leaves_the_quarantine) {
+    options.quarantine_bytes = 4096;
+    temp_resource arena(options);
+    void* const p = allocate_here(arena, 100, 4);
+    arena.release();
+    write_through(p, 3, 7);
+    EXPECT_EQ(errors.count(), 0U);
+    static_cast<void>(arena.allocate(100, 4));
+    arena.release();  // there is room for one chunk only
+    ASSERT_EQ(errors.count(), 1U);
+    EXPECT_EQ(errors[0].facts.kind, error_kind::use_after_free);
+    EXPECT_EQ(errors[0].facts.first_bad, static_cast<std::byte*>(p) + 3);
+}
+
+TEST_F(temp, chunks_side_by_side_do_not_overlap) {
+    alignas(16) static std::byte memory[1 << 16];
+    std::pmr::monotonic_buffer_resource row(memory, sizeof memory, std::pmr::null_memory_resource());
+    temp_resource arena(&row, options);
+    for (int i = 0; i < 50; ++i) {
+        static_cast<void>(arena.allocate(500, 8));
+    }
+    arena.release();
+    EXPECT_EQ(errors.count(error_kind::upstream_overlap), 0U);
+}
+
 TEST_F(temp, without_quarantine_the_upstream_gets_chunks_at_once) {
     tracking_resource upstream(tracking_options{.handler = &errors});
     options.quarantine_bytes = 0;
