@@ -33,3 +33,8 @@ if(PMR_DEBUG_SANITIZE)
     add_compile_options(-fsanitize=${sanitizers} -fno-sanitize-recover=all)
     add_link_options(-fsanitize=${sanitizers})
 endif()
+
+# libFuzzer is guided by the coverage of all that is compiled here. Other engines say by CXXFLAGS what they want.
+if(PMR_DEBUG_BUILD_FUZZERS AND PMR_DEBUG_FUZZ_ENGINE STREQUAL "-fsanitize=fuzzer")
+    add_compile_options(-fsanitize=fuzzer-no-link)
+endif()

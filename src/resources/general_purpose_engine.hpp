@@ -141,8 +141,15 @@ class general_purpose_calls {
         return s;
     }
 
+    /// What is in use once a block was accounted for.
+    struct use {
+        std::size_t blocks = 0;
+        std::size_t bytes = 0;
+    };
+
     /// Effects: accounts for a block before it is made. Returns: false, after a report, if that breaks a limit.
-    static bool within_limits(general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept {
+    static bool within_limits(general_purpose_core& core, std::size_t bytes, std::size_t alignment,
+                              use& with_it) noexcept {
         if (!core.limited) {
             return true;
         }
@@ -168,7 +175,7 @@ class general_purpose_calls {
                          too_many_bytes ? bytes_before : blocks_before);
             return false;
         }
-        raise_peak(core, blocks_before + 1, bytes_before + bytes);
+        with_it = {.blocks = blocks_before + 1, .bytes = bytes_before + bytes};
         return true;
     }
 
@@ -204,7 +211,8 @@ class general_purpose_calls {
             core.failed.fetch_add(1, std::memory_order_relaxed);
             throw std::bad_alloc();
         }
-        if (!within_limits(core, bytes, alignment)) {
+        use with_it;
+        if (!within_limits(core, bytes, alignment, with_it)) {
             core.failed.fetch_add(1, std::memory_order_relaxed);
             throw std::bad_alloc();
         }
@@ -227,6 +235,9 @@ class general_purpose_calls {
             give_limits_back(core, bytes);
             core.failed.fetch_add(1, std::memory_order_relaxed);
             throw std::bad_alloc();
+        }
+        if (core.limited) {
+            raise_peak(core, with_it.blocks, with_it.bytes);  // only now: a request that fails is no use
         }
         return s.address();
     }
