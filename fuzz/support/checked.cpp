@@ -171,8 +171,8 @@ void checked_session::expect_free(const fuzz_block& b, std::size_t bytes, std::s
 // ---- what follows a call --------------------------------------------------------------------------------------------
 
 bool checked_session::uses_addresses_once() {
-    const bool meant = (k_.is == family::general_purpose && k_.rules.freed == reuse::never && k_.rules.checks) ||
-                       (k_.is == family::end_of_page && k_.rules.checks);
+    const bool keeps = k_.is == family::general_purpose || k_.is == family::end_of_page;
+    const bool meant = keeps && k_.rules.freed == reuse::never && k_.rules.checks;
     return meant && !k_.tight && !reused_ && dead_bytes_ < (std::size_t{1} << 24);
 }
 
@@ -250,9 +250,8 @@ void checked_session::consume(const report& r) {
             }
             dead_damage_.erase(found);
             dead->second.damaged = k_.is != family::temp;  // that one repairs what it found
-            if (const auto w = std::find(quarantine_.begin(), quarantine_.end(), r.block.address);
-                w != quarantine_.end()) {
-                quarantine_head_ -= w - quarantine_.begin() < static_cast<std::ptrdiff_t>(quarantine_head_) ? 1 : 0;
+            const auto waiting = quarantine_.begin() + static_cast<std::ptrdiff_t>(quarantine_head_);
+            if (const auto w = std::find(waiting, quarantine_.end(), r.block.address); w != quarantine_.end()) {
                 quarantine_.erase(w);
             }
             return;

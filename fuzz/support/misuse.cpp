@@ -83,7 +83,7 @@ bool checked_session::remembers_for_sure(const dead_block& d) const {
         case family::temp: return true;  // blocks that went with a rewind are not in the list
         case family::general_purpose:
             return k_.rules.freed != reuse::immediate && !k_.tight && !reused_ && dead_bytes_ < (std::size_t{1} << 24);
-        case family::end_of_page: return !k_.tight && !reused_;
+        case family::end_of_page: return k_.rules.freed != reuse::immediate && !k_.tight && !reused_;
         case family::pass_through: return false;
         default: break;
     }
@@ -323,7 +323,7 @@ bool checked_session::may_write_dead(std::uintptr_t address, const dead_block& d
         case family::end_of_page:
             // Few enough that no strip is used up; not larger than what waits.
             return ((d.bytes + d.alignment - 1) & ~(d.alignment - 1)) <= page && d.alignment <= page &&
-                   allocations_ < 200 && p.dead != dead_unit::trap_at_once;
+                   allocations_ < 200 && p.dead != dead_unit::trap_at_once && p.freed != reuse::immediate;
         default: return false;
     }
 }
