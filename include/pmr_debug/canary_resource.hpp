@@ -150,7 +150,7 @@ protected:
 ///
 /// A double, invalid, interior, null or wrong-resource free never reaches the upstream; after a size or alignment
 /// mismatch the upstream gets what was recorded. Whether the upstream gave memory that is in use is noticed only for
-/// the very same address.
+/// the very same address; blocks that overlap otherwise damage each other's guards, which is reported as that.
 ///
 /// With `checks` off the memory is the upstream's as it is, and only counters are kept.
 ///

@@ -119,6 +119,23 @@ public:
         });
     }
 
+    /// Effects: calls visit(entry) for every block, in no order, until it returns false. Takes no lock: for signal
+    ///   handlers, to which records may look torn. Reads nothing but private memory, which stays mapped.
+    template <class Visit>
+    void peek(Visit&& visit) const noexcept {
+        for (unsigned i = 0; shards_ != nullptr && i <= shard_mask_; ++i) {
+            const shard& s = shards_[i];
+            const slot* const slots = s.slots;
+            for (std::size_t k = 0, last = s.mask; slots != nullptr && k <= last; ++k) {
+                const slot r = slots[k];
+                const bool known = (r.bits & 1U) == 0 || (s.ring != nullptr && r.size < ring_size_);
+                if (r.address != 0 && known && !visit(entry(s, r))) {
+                    return;
+                }
+            }
+        }
+    }
+
 private:
     // The size of a freed block moves into its ring entry, and the index of that takes its place.
     struct slot {

@@ -210,16 +210,46 @@ resource_ref find_owner(const void* p, const resource_record* self, below upstre
     return {};
 }
 
+address_finding find_in(std::uintptr_t address, const block_info& block, trace_id allocated, trace_id freed) noexcept {
+    using what = address_finding::what;
+    const auto start = reinterpret_cast<std::uintptr_t>(block.address);
+    const std::uintptr_t end = start + block.size;
+    address_finding f;
+    f.block = block;
+    f.allocated = allocated;
+    f.freed = freed;
+    if (address < start) {
+        f.distance = -static_cast<std::ptrdiff_t>(start - address);
+        f.is = what::guard_before;
+    } else if (address >= end) {
+        f.distance = static_cast<std::ptrdiff_t>(address - end);
+        f.is = what::guard_after;
+    } else {
+        f.distance = static_cast<std::ptrdiff_t>(address - start);
+        f.is = block.state == block_state::live ? what::live_block : what::freed_block;
+    }
+    return f;
+}
+
 resource_ref find_at(std::uintptr_t address, address_finding* out) noexcept {
+    using what = address_finding::what;
     struct question {
         std::uintptr_t address;
         const resource_record* asked;
+        const void* at;        // the resource asked
+        const void* upstream;  // its
         address_finding answer;
         bool answered;
         resource_record* next;
     };
+    struct {
+        resource_ref who;
+        const void* upstream = nullptr;
+        address_finding answer;
+    } gone;
     resource_ref who;
-    question q{address, nullptr, {}, false, std::atomic_ref(living.last).load(std::memory_order_acquire)};
+    question q{
+        address, nullptr, nullptr, nullptr, {}, false, std::atomic_ref(living.last).load(std::memory_order_acquire)};
     // The links may change meanwhile, and even form a circle.
     for (std::uint64_t left = last_id; q.next != nullptr && left != 0; --left) {
         q.asked = q.next;
@@ -230,24 +260,40 @@ resource_ref find_at(std::uintptr_t address, address_finding* out) noexcept {
             [](void* context) {
                 question& mine = *static_cast<question*>(context);
                 mine.next = mine.asked->before;
+                mine.at = mine.asked->address;
+                mine.upstream = mine.asked->upstream;
                 void* const core = mine.asked->core;
                 const auto describe_it = mine.asked->describe_address.load(std::memory_order_acquire);
                 mine.answered =
                     core != nullptr && describe_it != nullptr && describe_it(core, mine.address, &mine.answer);
             },
             &q);
-        if (!q.answered || q.answer.is == address_finding::what::unknown) {
+        if (!q.answered || q.answer.is == what::unknown) {
             continue;
         }
-        const bool explains =
-            q.answer.is != address_finding::what::live_block && q.answer.is != address_finding::what::never_used;
+        if (q.answer.gone_back) {
+            if (gone.who.id == 0) {
+                gone = {describe(q.asked), q.upstream, q.answer};
+            }
+            continue;
+        }
+        const bool explains = q.answer.is != what::live_block && q.answer.is != what::never_used;
         if (who.id == 0 || explains) {
             who = describe(q.asked);
             *out = q.answer;
         }
         if (explains) {
-            break;
+            const bool freed = q.answer.is == what::freed_block || q.answer.is == what::retired_unit;
+            if (freed && gone.who.id != 0 && gone.upstream == q.at) {
+                who = gone.who;
+                *out = gone.answer;
+            }
+            return who;
         }
+    }
+    if (who.id == 0 && gone.who.id != 0) {
+        who = gone.who;
+        *out = gone.answer;
     }
     return who;
 }

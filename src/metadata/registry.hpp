@@ -44,7 +44,14 @@ struct address_finding {
     /// Bytes from the block: at or behind its end counted from its end (0: the first byte behind), before it negative;
     /// within it, from its start.
     std::ptrdiff_t distance = 0;
+    /// The memory went back to the upstream since: who has it now knows better, unless that is the upstream, and it has
+    /// let go of the memory, too.
+    bool gone_back = false;
 };
+
+/// Returns: what \p address is to \p block.
+[[nodiscard]] address_finding find_in(std::uintptr_t address, const block_info& block, trace_id allocated,
+                                      trace_id freed) noexcept;
 
 /// Asks a resource by its core what lies at \p address. Returns: false, \p out unchanged, if it is none of its memory.
 /// Called from signal handlers, at any moment, in any thread: takes no lock, allocates nothing, reads no memory of the
@@ -127,8 +134,8 @@ enum class below : std::uint8_t {
                                       owned_block* out) noexcept;
 
 /// Effects: asks the living resources, the one constructed last first, what lies at \p address. A block that is freed,
-/// or
-///   overrun, comes before one that lives: there is no reason why the latter should fault.
+///   or overrun, comes before one that lives: there is no reason why the latter should fault. What has gone back counts
+///   if nobody else knows the address, or the upstream says that it is freed.
 /// Returns: who knows (id 0: nobody), and what in \p out.
 /// For signal handlers: takes no lock, so a resource that comes or goes meanwhile may be missed; survives records that
 /// were overwritten.

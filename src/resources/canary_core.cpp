@@ -39,6 +39,27 @@ bool canary_owns(void* core, const void* p, metadata::owned_block* out) noexcept
     return true;
 }
 
+bool canary_describes(void* core, std::uintptr_t address, metadata::address_finding* out) noexcept {
+    const auto& c = *static_cast<const canary_core*>(core);
+    bool found = false;
+    const auto look = [&](const metadata::block_entry& e, bool gone_back) noexcept {
+        const auto start = reinterpret_cast<std::uintptr_t>(e.address);
+        const canary_layout at = c.layout(e.size, e.alignment);
+        if (address < start - at.front || address >= start + e.size + at.back) {
+            return true;
+        }
+        found = true;
+        *out = metadata::find_in(address, metadata::describe(e), e.allocated, e.freed);
+        out->gone_back = gone_back;
+        return gone_back;  // a live block may have the address now
+    };
+    c.quarantine.peek([&](const metadata::block_entry& e) noexcept { return look(e, false); });
+    if (!found) {
+        c.blocks.peek([&](const metadata::block_entry& e) noexcept { return look(e, !e.live); });
+    }
+    return found;
+}
+
 }  // namespace
 
 canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary_options& o, const policy& p,
@@ -76,6 +97,9 @@ canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary
     core->self =
         metadata::register_resource(metadata::resource_kind::canary, type_name, o.name, owner, upstream, core, born,
                                     core->shape.checks ? canary_owns : nullptr, stats_by_address<canary_resource_base>);
+    if (core->shape.checks) {
+        metadata::set_describe_address(core->self, canary_describes);
+    }
     report_cycle(core->self, core->errors);
     return core;
 }

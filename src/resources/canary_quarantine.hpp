@@ -75,6 +75,17 @@ public:
     /// Effects: copies the record of the block that begins at \p p. Slow: looks at every record.
     [[nodiscard]] bool find(const void* p, metadata::block_entry& found) noexcept;
     [[nodiscard]] quarantine_statistics totals() noexcept;
+    /// Effects: as block_table::peek, for the blocks that wait and the damaged ones.
+    template <class Visit>
+    void peek(Visit&& visit) const noexcept {
+        for (const retired_queue* const q : {&waiting_, &damaged_}) {
+            for (std::uint64_t i = q->head(); i != q->tail(); ++i) {
+                if (q->at(i).block.address != nullptr && !visit(q->at(i).block)) {
+                    return;
+                }
+            }
+        }
+    }
 
     /// A damaged block that was found waiting.
     struct finding {

@@ -331,22 +331,7 @@ bool describe_address(void* core, std::uintptr_t address, metadata::address_find
         return true;
     }
     const description d = describe_slot(mine, s);
-    found.block = d.block;
-    found.allocated = d.allocated;
-    found.freed = d.freed;
-    const std::uintptr_t start = address_of(mine, s);
-    const std::uintptr_t end = start + s.record().size;
-    if (address < start) {
-        found.distance = -static_cast<std::ptrdiff_t>(start - address);
-        found.is = what::guard_before;
-    } else if (address >= end) {
-        found.distance = static_cast<std::ptrdiff_t>(address - end);
-        found.is = what::guard_after;
-    } else {
-        found.distance = static_cast<std::ptrdiff_t>(address - start);
-        found.is = d.block.state == block_state::live ? what::live_block : what::freed_block;
-    }
-    *out = found;
+    *out = metadata::find_in(address, d.block, d.allocated, d.freed);
     return true;
 }
 

@@ -154,6 +154,8 @@ struct temp_core {
     void void_marks(bool dead) noexcept;
 
     // ---- temp_errors.cpp
+    /// For the registry: see describe_address_function.
+    static bool describe_address(void* core, std::uintptr_t address, metadata::address_finding* out) noexcept;
     [[nodiscard]] bool spoilt_held(temp_record& r, temp_damage& out) const noexcept;
     [[nodiscard]] bool stale_held(std::uintptr_t from, std::uintptr_t to, temp_damage& out) const noexcept;
     std::size_t verify(std::size_t first_record) noexcept;

@@ -64,6 +64,42 @@ block_info describe(const temp_record& r) noexcept {
             .free_thread = r.free_thread};
 }
 
+bool temp_core::describe_address(void* core, std::uintptr_t address, metadata::address_finding* out) noexcept {
+    // The lists may change meanwhile, and even form circles.
+    constexpr int longest_list = 1 << 16;
+    const auto& mine = *static_cast<const temp_core*>(core);
+    const auto look = [&](const temp_record& r) noexcept {
+        if (address < r.address || address - r.address >= mine.extent(r.size)) {
+            return false;
+        }
+        *out = metadata::find_in(address, describe(r), r.allocated, r.freed);
+        return true;
+    };
+    bool held = false;
+    for (const temp_chunk* list : {mine.chunk, mine.waiting}) {
+        for (int left = longest_list; list != nullptr && left != 0 && !held; list = list->older, --left) {
+            held = address - list->begin < list->size;
+        }
+    }
+    for (std::size_t i = 0; held && i < mine.count; ++i) {
+        if (look(mine.records[i])) {
+            return true;
+        }
+    }
+    const std::size_t size = mine.options.freed_records;
+    const std::size_t kept = mine.past != nullptr ? std::min(mine.past_next, size) : 0;
+    for (std::size_t i = 1; i <= kept; ++i) {
+        if (look(mine.past[(mine.past_next - i) % size])) {
+            out->gone_back = !held;
+            return true;
+        }
+    }
+    if (held) {
+        out->is = metadata::address_finding::what::never_used;
+    }
+    return held;
+}
+
 // ---- Damage --------------------------------------------------------------------------------------------------------
 
 bool temp_core::spoilt_held(temp_record& r, temp_damage& out) const noexcept {

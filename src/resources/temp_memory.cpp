@@ -86,6 +86,9 @@ temp_core* temp_core::make(std::pmr::memory_resource* upstream, void* buffer, st
     core->self =
         metadata::register_resource(metadata::resource_kind::temp, "temp_resource", o.name, owner, upstream, core, born,
                                     core->shape.checks ? static_cast<metadata::owns_function>(owns) : nullptr);
+    if (core->shape.checks) {
+        metadata::set_describe_address(core->self, describe_address);
+    }
     return core;
 }
 

@@ -1,8 +1,11 @@
 // Each fault happens in a forked child: how the child ended and what it wrote are both looked at.
 
+#include <pmr_debug/canary_resource.hpp>
+#include <pmr_debug/end_of_page_resource.hpp>
 #include <pmr_debug/fault_handler.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
+#include <pmr_debug/temp_resource.hpp>
 #include <pmr_debug/tracking_resource.hpp>
 
 #include "metadata/registry.hpp"
@@ -590,6 +593,45 @@ TEST(fault_handler, there_is_one_at_a_time) {
     }
     const fault_handler again;
     EXPECT_TRUE(again.installed());
+}
+
+// ---- resources on others that trap ---------------------------------------------------------------------------------
+
+TEST(fault_handler, a_block_is_named_by_the_canary_resource_that_had_it) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run([] {
+        const fault_handler explain;
+        constexpr pmr_debug::policy immediate{.freed = pmr_debug::reuse::immediate};
+        constexpr pmr_debug::policy trapping{.dead = pmr_debug::dead_unit::trap_at_once};
+        pmr_debug::basic_end_of_page_resource<trapping> fence({.name = "fence"});
+        pmr_debug::basic_canary_resource<immediate> guarded(&fence, {.name = "guarded"});
+        void* const p = allocating_function(guarded, 100);
+        freeing_function(guarded, p, 100);
+        faulting_read(static_cast<char*>(p) + 40);
+    });
+    EXPECT_EQ(o.signal, SIGSEGV);
+    EXPECT_TRUE(o.text.starts_with("pmr_debug: use_after_free: freed 100-byte block 0x")) << o.text;
+    EXPECT_TRUE(o.says("\"guarded\" (canary_resource #")) << o.text;
+    EXPECT_NE(o.trace("allocated").find("allocating_function"), std::string::npos) << o.text;
+    EXPECT_NE(o.trace("freed").find("freeing_function"), std::string::npos) << o.text;
+}
+
+TEST(fault_handler, a_block_is_named_by_the_temp_resource_that_released_it) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run([] {
+        const fault_handler explain;
+        constexpr pmr_debug::policy trapping{.dead = pmr_debug::dead_unit::trap_at_once};
+        pmr_debug::basic_end_of_page_resource<trapping> fence({.name = "fence"});
+        pmr_debug::temp_resource<> arena(&fence, {.name = "arena", .quarantine_bytes = 0});
+        void* const p = allocating_function(arena, 100);
+        arena.deallocate(p, 100, 16);
+        arena.release();
+        faulting_write(static_cast<char*>(p) + 99);
+    });
+    EXPECT_EQ(o.signal, SIGSEGV);
+    EXPECT_TRUE(o.text.starts_with("pmr_debug: use_after_free: freed 100-byte block 0x")) << o.text;
+    EXPECT_TRUE(o.says("\"arena\" (temp_resource #")) << o.text;
+    EXPECT_NE(o.trace("allocated").find("allocating_function"), std::string::npos) << o.text;
 }
 
 }  // namespace
