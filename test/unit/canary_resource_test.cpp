@@ -565,6 +565,26 @@ TEST(canary_upstream, null_misaligned_and_twice_the_same) {
     EXPECT_EQ(guarded.check(), 0U);
 }
 
+TEST(canary_upstream, blocks_that_overlap_in_part_damage_each_others_guards) {
+    collecting_handler errors;
+    alignas(64) unsigned char memory[512]{};
+    std::size_t next = 0;
+    noting_upstream upstream;
+    upstream.answer = [&](std::size_t, std::size_t) -> void* { return memory + std::exchange(next, next + 64); };
+    canary_resource guarded(&upstream, {.handler = &errors, .quarantine_bytes = 0});
+    void* const p = guarded.allocate(64, 8);  // its guard behind begins where the second block does
+    void* const q = guarded.allocate(64, 8);
+    ASSERT_EQ(static_cast<unsigned char*>(q), static_cast<unsigned char*>(p) + 64);
+    EXPECT_EQ(guarded.check(), 1U);
+    EXPECT_EQ(errors.count(error_kind::overrun), 1U);
+    EXPECT_EQ(errors.back().facts.block.address, p);
+    EXPECT_EQ(errors.back().facts.first_bad, q);
+    guarded.deallocate(q, 64, 8);
+    guarded.deallocate(p, 64, 8);
+    EXPECT_EQ(errors.count(error_kind::overrun), 2U);
+    EXPECT_EQ(errors.count(), 2U);
+}
+
 TEST(canary_upstream_death, null_at_construction_is_said_before_the_end) {
     ::testing::FLAGS_gtest_death_test_style = "threadsafe";
     EXPECT_DEATH(canary_resource(static_cast<std::pmr::memory_resource*>(nullptr)), "null_upstream");
