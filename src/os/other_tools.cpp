@@ -1,5 +1,8 @@
 #include "os/other_tools.hpp"
 
+#include <cstdlib>
+#include <cstring>
+
 #if defined(PMR_DEBUG_VALGRIND) && PMR_DEBUG_VALGRIND && __has_include(<valgrind/memcheck.h>)
 #include <valgrind/memcheck.h>
 #define PMR_DEBUG_HAVE_MEMCHECK 1
@@ -10,6 +13,8 @@
 // Weak: the library need not be built with the sanitizer to be used with it.
 // NOLINTBEGIN(readability-identifier-naming): the sanitizer's names.
 extern "C" {
+__attribute__((weak)) void __asan_poison_memory_region(const volatile void* p, std::size_t bytes);
+__attribute__((weak)) void __asan_unpoison_memory_region(const volatile void* p, std::size_t bytes);
 __attribute__((weak)) void __lsan_register_root_region(const void* p, std::size_t bytes);
 __attribute__((weak)) void __lsan_unregister_root_region(const void* p, std::size_t bytes);
 }
@@ -66,6 +71,27 @@ unseen_by_valgrind::unseen_by_valgrind(bool active) noexcept : active_(active) {
 unseen_by_valgrind::~unseen_by_valgrind() = default;
 
 #endif
+
+bool under_asan() noexcept {
+    static const bool wanted = [] {
+        // NOLINTNEXTLINE(concurrency-mt-unsafe): read once, before anything of this library runs twice
+        const char* const said = std::getenv("PMR_DEBUG_POISON");
+        return said == nullptr || std::strcmp(said, "0") != 0;
+    }();
+    return __asan_poison_memory_region != nullptr && wanted;
+}
+
+void poison(const void* p, std::size_t bytes) noexcept {
+    if (__asan_poison_memory_region != nullptr && bytes != 0) {
+        __asan_poison_memory_region(p, bytes);
+    }
+}
+
+void unpoison(const void* p, std::size_t bytes) noexcept {
+    if (__asan_unpoison_memory_region != nullptr && bytes != 0) {
+        __asan_unpoison_memory_region(p, bytes);
+    }
+}
 
 void add_leak_root(const void* p, std::size_t bytes) noexcept {
     if (__lsan_register_root_region != nullptr) {

@@ -1,9 +1,27 @@
 #pragma once
 
-// What Memcheck (Valgrind) and LeakSanitizer are told about memory, floor 0. Every call does nothing where its tool is
-// not at work, and each costs a function call, so they stand on slow ways only.
+// What Memcheck (Valgrind), AddressSanitizer and LeakSanitizer are told about memory, floor 0. Every call does nothing
+// where its tool is not at work, and each costs a function call, so they stand on slow ways only.
 
 #include <cstddef>
+
+// Set if this very file is compiled with AddressSanitizer; the program may have it all the same.
+#if defined(__SANITIZE_ADDRESS__)
+#define PMR_DEBUG_INSTRUMENTED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define PMR_DEBUG_INSTRUMENTED 1
+#endif
+#endif
+#ifndef PMR_DEBUG_INSTRUMENTED
+#define PMR_DEBUG_INSTRUMENTED 0
+#endif
+/// For functions of this library that look into memory its users may not touch.
+#if PMR_DEBUG_INSTRUMENTED
+#define PMR_DEBUG_UNSEEN_BY_ASAN [[gnu::no_sanitize_address]]
+#else
+#define PMR_DEBUG_UNSEEN_BY_ASAN
+#endif
 
 namespace pmr_debug::os {
 
@@ -31,6 +49,15 @@ public:
 private:
     bool active_;
 };
+
+/// True if AddressSanitizer is part of the program, whether or not this library was built with it, and the environment
+/// does not say PMR_DEBUG_POISON=0.
+[[nodiscard]] bool under_asan() noexcept;
+
+/// Effects: an access to the range is an error for AddressSanitizer from now on / is fine. Where the range begins or
+/// ends within 8 bytes, the bytes before the end of a block decide, see its manual.
+void poison(const void* p, std::size_t bytes) noexcept;
+void unpoison(const void* p, std::size_t bytes) noexcept;
 
 /// Effects: LeakSanitizer looks for pointers in these pages, which come from the system and not from malloc / does so
 /// no more. The second must name the same range as the first.

@@ -226,12 +226,15 @@ struct general_purpose_core {
     error_tally tally{};
     metadata::arena* memory = nullptr;  ///< holds everything of this resource, this object and itself included
     struct write_gate* gate = nullptr;  ///< policy::protect_metadata: who may write now; else null
-    bool memcheck = false;              ///< under Valgrind: every call goes the slow way, and tells Memcheck
+    bool memcheck = false;              ///< under Valgrind: tells Memcheck of each block
+    bool poisons = false;               ///< with AddressSanitizer: what is no block is poisoned
     thread_cache spare;                 ///< for threads that have no cache of their own; under shared_cache_lock
     std::atomic<std::uint64_t> failed{0};
     std::atomic<std::uint64_t> peak_blocks{0};
     std::atomic<std::uint64_t> peak_bytes{0};
     std::atomic<std::uint64_t> next_serial{1};
+    /// Another tool wants to know of each block: every call goes the slow way.
+    [[nodiscard]] bool watched() const noexcept { return memcheck || poisons; }
     bool limited = false;             ///< a limit is set; then these are kept:
     os::spin_lock limit_lock;         ///< guards the next two
     std::size_t limited_bytes = 0;    ///< live bytes
@@ -344,17 +347,21 @@ void relist(general_purpose_core& core, std::uintptr_t address) noexcept;
 /// Effects: gives everything back to the upstream.
 void release_all(general_purpose_core& core) noexcept;
 
-// ---- general_purpose_memcheck.cpp: what Valgrind is told --------------------------------------------------------
+// ---- general_purpose_tools.cpp: what Valgrind and AddressSanitizer are told ----------------------------------------
 
-/// Effects: tells Memcheck of a block that was handed out. Preconditions for all of these: core.memcheck.
+/// Effects: tells the tool of a block that was handed out. Preconditions for all of these: core.watched().
 void tell_handed_out(const general_purpose_core& core, slot_ref s, std::size_t bytes) noexcept;
 
-/// Effects: tells Memcheck that the block at \p p is about to be freed, if it is one. Before its memory may go back to
-/// the upstream, because Memcheck knows blocks by their address, and the upstream's may have the same.
+/// Effects: tells the tool that the block at \p p is about to be freed, if it is one. Before its memory may go back to
+/// the upstream, because Memcheck knows blocks by their address, and the upstream's may have the same. For
+/// AddressSanitizer all of the slot is this library's, until free_block() has poisoned it.
 void tell_taken_back(general_purpose_core& core, const void* p) noexcept;
 
 /// Effects: tells Memcheck that all blocks go, with their memory.
 void tell_end(general_purpose_core& core) noexcept;
+
+/// Effects: fills memory of this resource that holds no live block; AddressSanitizer permitting.
+void fill_memory(const general_purpose_core& core, void* p, unsigned char value, std::size_t bytes) noexcept;
 
 // ---- general_purpose_errors.cpp: everything that ends in a report --------------------------------------------------
 

@@ -106,7 +106,7 @@ class general_purpose_calls {
                     }
                 }
                 if constexpr (S.checks && (S.fill || S.canary)) {
-                    std::memset(s.address(), fresh_byte, u->slot_size);
+                    fill_memory(core, s.address(), fresh_byte, u->slot_size);
                 }
                 return s;
             }
@@ -226,7 +226,7 @@ class general_purpose_calls {
             s = find_slot(core, cache, bytes, alignment);
             if (s.owner != nullptr) {
                 hand_out(core, cache, thread, s, bytes, alignment, frame);
-                if (core.memcheck) {
+                if (core.watched()) {
                     tell_handed_out(core, s, bytes);
                 }
             }
@@ -295,6 +295,12 @@ class general_purpose_calls {
         }
     }
 
+    static void poison_freed(const general_purpose_core& core, slot_ref s) noexcept {
+        if (core.poisons) [[unlikely]] {
+            os::poison(s.address(), s.owner->slot_bytes());
+        }
+    }
+
     /// Returns: the bytes freed, or SIZE_MAX if the call was refused.
     static std::size_t free_block(general_purpose_core& core, thread_cache& cache, os::thread_numbers thread, void* p,
                                   std::size_t bytes, std::size_t alignment, std::uintptr_t frame) noexcept {
@@ -305,6 +311,7 @@ class general_purpose_calls {
             }
             cache.deallocations.add(1);
             cache.deallocated_bytes.add(bytes);
+            poison_freed(core, s);
             s.owner->large ? retire(core, *s.owner) : count_down(core, s);
             return bytes;
         } else {
@@ -356,12 +363,14 @@ class general_purpose_calls {
             }
             if (s.owner->large) [[unlikely]] {
                 r.state.store(slot_state::freed, std::memory_order_release);
+                poison_freed(core, s);
                 retire(core, *s.owner);
                 return size;
             }
             if constexpr (S.fill) {
                 std::memset(block, freed_byte, s.owner->slot_size);
             }
+            poison_freed(core, s);  // before the slot, or its unit, may be somebody else's
             r.state.store(slot_state::freed, std::memory_order_release);
             count_down(core, s);
             return size;
@@ -373,7 +382,7 @@ class general_purpose_calls {
                                                     std::uintptr_t frame) noexcept {
         const writable_section section(core);
         const os::unseen_by_valgrind unseen(core.memcheck);
-        if (core.memcheck) {
+        if (core.watched()) {
             tell_taken_back(core, p);
         }
         bool foreign = false;

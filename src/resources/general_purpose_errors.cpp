@@ -126,7 +126,8 @@ bool report_other_owner(general_purpose_core& core, void* p, std::size_t bytes, 
 }
 
 /// Effects: counts and notes the bytes of [p, p + n) that are not \p expected.
-void note_damage(const unsigned char* p, std::size_t n, unsigned char expected, report& r) noexcept {
+PMR_DEBUG_UNSEEN_BY_ASAN void note_damage(const unsigned char* p, std::size_t n, unsigned char expected,
+                                          report& r) noexcept {
     for (std::size_t i = 0; i < n; ++i) {
         if (p[i] != expected) {
             if (r.first_bad == nullptr) {

@@ -214,6 +214,9 @@ void give_back(general_purpose_core& core, chunk& c) noexcept {
     if (core.memcheck) {
         os::tell_undefined(reinterpret_cast<void*>(c.base), c.size);
     }
+    if (core.poisons) {
+        os::unpoison(reinterpret_cast<void*>(c.base), c.size);
+    }
     c.next = core.departing;
     core.departing = &c;
 }

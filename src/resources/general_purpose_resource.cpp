@@ -53,6 +53,7 @@ general_purpose_core* make_core(std::pmr::memory_resource* upstream, const gener
                          : p.alloc_frames != 0 || p.free_frames != 0 ? sizeof(traced_record)
                                                                      : sizeof(slot_record);
     core->memcheck = os::under_valgrind();
+    core->poisons = os::under_asan();
     core->limited = o.limit_bytes != 0 || o.limit_blocks != 0;
     core->tally.handler = o.handler;
     core->next_chunk_bytes = std::size_t{1} << 20;

@@ -330,7 +330,7 @@ void trap_if_dead(general_purpose_core& core, guard_lock& hold, slab& s) noexcep
             }
         }
         if (tier == os::guard_tier::none && core.rules.fill) {
-            std::memset(base, freed_byte, slab::size);  // it will be verified once more
+            fill_memory(core, base, freed_byte, slab::size);  // it will be verified once more
         }
     } else if (!by_itself) {
         if (s.warm) {
@@ -426,7 +426,7 @@ void retire(general_purpose_core& core, unit& u) noexcept {
             tier = os::install_guard(bytes_of(u), u.size);
         }
         if (u.large && core.rules.fill && tier == os::guard_tier::none && !u.damaged && !immediately) {
-            std::memset(bytes_of(u), freed_byte, u.size);
+            fill_memory(core, bytes_of(u), freed_byte, u.size);
         }
     }
     guard_lock hold(core);

@@ -86,6 +86,9 @@ bool divide(general_purpose_core& core, unit& u, unsigned cls) noexcept {
             ::new (static_cast<void*>(&u.free_bits[w])) std::atomic<std::uint64_t>(u.full_word(w));
         }
         u.taken_word = u.words() - 1;
+        if (core.poisons) {
+            os::poison(bytes_of(u), u.size);
+        }
         u.next.store(u.capacity, std::memory_order_relaxed);
         u.prepared.store(u.capacity, std::memory_order_relaxed);
     }
@@ -105,7 +108,9 @@ bool prepare_more(const general_purpose_core& core, unit& u) noexcept {
         to = std::min(u.capacity,
                       from + std::max<std::uint32_t>(1, static_cast<std::uint32_t>(prepare_step / u.slot_size)));
         unsigned char* const start = bytes_of(u) + std::size_t{from} * u.slot_size;
-        std::memset(start, fresh_byte, std::size_t{to - from} * u.slot_size);
+        fill_memory(core, start, fresh_byte, std::size_t{to - from} * u.slot_size);
+    } else if (core.poisons) {
+        os::poison(bytes_of(u) + std::size_t{from} * u.slot_size, std::size_t{to - from} * u.slot_size);
     }
     u.prepared.store(to, std::memory_order_relaxed);
     return true;
@@ -247,7 +252,7 @@ thread_cache& cache_of(general_purpose_core& core, std::uint32_t index) noexcept
         core.caches.store(cache, std::memory_order_release);
         core.all_caches[index].store(cache, std::memory_order_relaxed);
     }
-    if (!core.limited && core.gate == nullptr && !core.memcheck) {
+    if (!core.limited && core.gate == nullptr && !core.watched()) {
         // A foreign thread of a single_checked resource never gets to look here.
         core.fast_caches[index].store(cache, std::memory_order_relaxed);
     }
@@ -323,7 +328,7 @@ unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alig
     if (u != nullptr) {
         const std::size_t clean = core.rules.fill ? 0 : bytes;
         if (core.rules.fill || core.guard_bytes != 0) {
-            std::memset(bytes_of(*u) + clean, fresh_byte, u->size - clean);
+            fill_memory(core, bytes_of(*u) + clean, fresh_byte, u->size - clean);
         }
     }
     return u;
@@ -361,7 +366,7 @@ slot_ref take_freed_slot(general_purpose_core& core, unsigned cls, std::size_t a
             if (!core.rules.fill || verify_freed(core, s)) {
                 state.store(slot_state::never, std::memory_order_relaxed);
                 if (core.rules.fill || core.guard_bytes != 0) {
-                    std::memset(s.address(), fresh_byte, u->slot_size);
+                    fill_memory(core, s.address(), fresh_byte, u->slot_size);
                 }
                 return s;
             }

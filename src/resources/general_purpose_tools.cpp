@@ -1,4 +1,4 @@
-// What Valgrind's Memcheck is told about blocks.
+// What Valgrind's Memcheck and AddressSanitizer are told about blocks.
 //
 //   new unit: all of it inaccessible ─> handed out: the block is allocated, its slack stays inaccessible ─> freed
 //
@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace pmr_debug::detail {
 
@@ -22,6 +23,10 @@ bool announces(const general_purpose_core& core, const unit& u) noexcept {
 }  // namespace
 
 void tell_handed_out(const general_purpose_core& core, slot_ref s, std::size_t bytes) noexcept {
+    if (core.poisons) {
+        os::unpoison(s.address(), bytes);
+        os::poison(s.address() + bytes, s.owner->slot_bytes() - bytes);
+    }
     if (announces(core, *s.owner)) {
         os::tell_allocated(s.address(), bytes);
     } else {
@@ -35,6 +40,9 @@ void tell_taken_back(general_purpose_core& core, const void* p) noexcept {
     metadata::owned_block live;
     if (u == nullptr || (core.record_bytes != 0 && !owns_block(&core, p, &live))) {
         return;
+    }
+    if (core.poisons) {
+        os::unpoison(p, u->slot_bytes());
     }
     if (announces(core, *u)) {
         os::tell_freed(p);
@@ -53,6 +61,16 @@ void tell_end(general_purpose_core& core) noexcept {
             }
         }
     }
+}
+
+void fill_memory(const general_purpose_core& core, void* p, unsigned char value, std::size_t bytes) noexcept {
+    if (!core.poisons) {
+        std::memset(p, value, bytes);
+        return;
+    }
+    os::unpoison(p, bytes);
+    std::memset(p, value, bytes);
+    os::poison(p, bytes);
 }
 
 }  // namespace pmr_debug::detail

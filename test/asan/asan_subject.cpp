@@ -1,0 +1,114 @@
+// A small program for AddressSanitizer to look at: asan_subject <bug> <resource>.
+
+#include <pmr_debug/general_purpose_resource.hpp>
+#include <pmr_debug/page_resource.hpp>
+
+#include <cstddef>
+#include <cstdio>
+#include <cstring>
+#include <memory_resource>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+namespace {
+
+constexpr std::size_t bytes = 43;  // not a multiple of what the sanitizer tells apart
+
+__attribute__((noinline)) void overruns_the_block(volatile char* p) {
+    asm volatile("" : "+r"(p));
+    p[bytes] = 'x';
+}
+
+__attribute__((noinline)) int reads_the_freed_block(const volatile char* p) {
+    asm volatile("" : "+r"(p));
+    return p[3];
+}
+
+void uses(std::pmr::memory_resource& resource) {
+    for (int round = 0; round < 3; ++round) {
+        std::pmr::vector<std::pmr::string> lines(&resource);
+        for (int i = 0; i < 2'000; ++i) {
+            lines.emplace_back("a line that is too long to be kept within the string itself");
+        }
+        for (std::size_t size = 0; size < 300'000; size = 2 * size + 1) {
+            void* const p = resource.allocate(size, 16);
+            std::memset(p, 1, size);
+            resource.deallocate(p, size, 16);
+        }
+    }
+}
+
+/// Everything a resource does, without an error: reuse, large blocks, units that die, blocks freed by other threads.
+void correct_program(std::pmr::memory_resource& resource) {
+    uses(resource);
+    std::vector<void*> blocks;
+    for (std::size_t i = 0; i < 1'000; ++i) {
+        blocks.push_back(resource.allocate(i, 8));
+        std::memset(blocks.back(), 2, i);
+    }
+    std::thread other([&] {
+        uses(resource);
+        for (std::size_t i = 0; i < blocks.size(); ++i) {
+            resource.deallocate(blocks[i], i, 8);
+        }
+    });
+    uses(resource);
+    other.join();
+}
+
+int run(std::string_view bug, std::pmr::memory_resource& resource) {
+    correct_program(resource);
+    auto* const p = static_cast<char*>(resource.allocate(bytes, 8));
+    std::memset(p, 'a', bytes);
+    if (bug == "overrun") {
+        overruns_the_block(p);
+    }
+    resource.deallocate(p, bytes, 8);
+    return bug == "use_after_free" ? reads_the_freed_block(p) : 0;
+}
+
+constexpr pmr_debug::policy at_once{.freed = pmr_debug::reuse::immediate};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    const std::string_view bug = argc > 1 ? argv[1] : "none";
+    const std::string_view name = argc > 2 ? argv[2] : "heap";
+    static pmr_debug::text_handler carries_on({.abort_on_error = false});
+    pmr_debug::set_default_report_handler(&carries_on);
+    int sum = 0;
+    bool ok = true;
+    const auto use = [&](auto& resource) {
+        sum += run(bug, resource);
+        resource.check();
+        ok = resource.ok();
+    };
+    // What the upstream gets back must be as it was: the next resource is made of the same memory.
+    for (int round = 0; round < 2; ++round) {
+        pmr_debug::page_resource pages;
+        if (name == "heap") {
+            pmr_debug::general_purpose_resource resource;
+            use(resource);
+        } else if (name == "pages") {
+            pmr_debug::general_purpose_resource resource(&pages);
+            use(resource);
+        } else if (name == "fast") {
+            pmr_debug::basic_general_purpose_resource<pmr_debug::fast_policy> resource(&pages);
+            use(resource);
+        } else if (name == "release") {
+            pmr_debug::basic_general_purpose_resource<pmr_debug::release_policy> resource(&pages);
+            use(resource);
+        } else if (name == "immediate") {
+            pmr_debug::basic_general_purpose_resource<at_once> resource(&pages);
+            use(resource);
+        } else {
+            pmr_debug::general_purpose_resource below;
+            pmr_debug::general_purpose_resource resource(&below);
+            use(resource);
+        }
+    }
+    std::printf("%s\n", sum != 12345 ? "done" : "no");
+    return bug != "none" || ok ? 0 : 1;
+}
