@@ -1,4 +1,5 @@
-// Says at the end how many operations were carried out, for ./cmake/dev fuzz.
+// Says at the end how many operations were carried out, for ./cmake/dev fuzz; and keeps AddressSanitizer from stopping at
+// the misuse that is planted.
 
 #include <pmr_debug/testing/fuzz.hpp>
 
@@ -8,6 +9,7 @@
 extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv);
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
+    ::setenv("PMR_DEBUG_POISON", "0", 1);
     return std::atexit([] {
         std::fprintf(stderr, "operations: %llu\n",
                      static_cast<unsigned long long>(pmr_debug::testing::fuzz_operations.load()));

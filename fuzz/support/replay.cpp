@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -36,6 +37,7 @@ bool run_file(const std::filesystem::path& path) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    ::setenv("PMR_DEBUG_POISON", "0", 1);  // or AddressSanitizer would stop at the misuse that is planted
     std::size_t inputs = 0;
     for (int i = 1; i < argc; ++i) {
         const std::string_view argument = argv[i];
