@@ -151,6 +151,27 @@ TYPED_TEST(general_purpose_reuse, a_damaged_block_is_never_forgotten) {
     EXPECT_EQ(r.block.size, 200U);
 }
 
+// Kept memory stays writable, so it may be damaged when it was verified long ago.
+TEST(general_purpose_kept, what_is_damaged_while_it_waits_is_never_forgotten) {
+    collecting_handler errors;
+    page_resource pages;
+    general_purpose_options o{.name = "heap", .handler = &errors};
+    o.retired_record_bytes = 65'536;
+    with<keeping_policy>::resource heap(&pages, o);
+    void* const damaged = use_and_free(heap, 500, 200)[0];
+    static_cast<unsigned char*>(damaged)[100] = 1;
+    EXPECT_EQ(errors.count(), 0U);
+    use_and_free(heap, 20'000, 200);
+    ASSERT_EQ(errors.count(), 1U);
+    EXPECT_EQ(errors[0].facts.kind, error_kind::write_after_free);
+    EXPECT_EQ(errors[0].facts.block.address, damaged);
+    errors.clear();
+    frees_it_again(heap, damaged, 200);
+    ASSERT_EQ(errors.count(error_kind::double_free), 1U);
+    EXPECT_EQ(errors[0].facts.block.address, damaged);
+    EXPECT_EQ(errors[0].facts.block.size, 200U);
+}
+
 TEST(general_purpose_trap_DeathTest, late_read_of_a_large_block_ends_the_program) {
     GTEST_FLAG_SET(death_test_style, "threadsafe");
     EXPECT_DEATH(
