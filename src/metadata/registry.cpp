@@ -92,12 +92,27 @@ resource_record* find_living(const void* address) noexcept {
     return nullptr;
 }
 
+// With the lock held.
+void end_record(resource_record& r, trace_id died) noexcept {
+    r.describe_address.store(nullptr, std::memory_order_release);
+    r.died = died;
+    r.core = nullptr;
+    r.owns = nullptr;
+    r.stats = nullptr;
+    unlink_half(living, &r);
+    append_half(dead, &r);
+    r.alive.store(false, std::memory_order_release);
+}
+
 }  // namespace
 
 resource_record* register_resource(resource_kind kind, const char* type, std::string_view name, const void* address,
                                    const void* upstream, void* core, trace_id born, owns_function owns,
                                    stats_function stats) noexcept {
     const std::scoped_lock hold(guard);
+    if (resource_record* const former = find_living(address); former != nullptr) {
+        end_record(*former, born);
+    }
     resource_record* const r = take_record();
     if (r == nullptr) {
         return nullptr;
@@ -135,14 +150,9 @@ void unregister_resource(resource_record* r, trace_id died) noexcept {
         return;
     }
     const std::scoped_lock hold(guard);
-    r->describe_address.store(nullptr, std::memory_order_release);
-    r->died = died;
-    r->core = nullptr;
-    r->owns = nullptr;
-    r->stats = nullptr;
-    unlink_half(living, r);
-    append_half(dead, r);
-    r->alive.store(false, std::memory_order_release);
+    if (r->alive.load(std::memory_order_relaxed)) {
+        end_record(*r, died);
+    }
 }
 
 void change_upstream(resource_record* r, const void* upstream) noexcept {

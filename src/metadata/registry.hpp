@@ -87,7 +87,9 @@ struct resource_record {
 /// Dead records kept. Beyond them, the record of the resource dead longest is used again, under a new id.
 inline constexpr std::size_t dead_records_kept = 4096;
 
-/// Effects: adds a record. Returns: null if private memory is used up; the caller then goes unregistered.
+/// Effects: adds a record. One of a living resource at the same \p address ends, as of \p born: an object's storage may
+///   be used again though its destructor never ran. Takes time in proportion to the living resources.
+/// Returns: null if private memory is used up; the caller then goes unregistered.
 resource_record* register_resource(resource_kind kind, const char* type, std::string_view name, const void* address,
                                    const void* upstream, void* core, trace_id born, owns_function owns = nullptr,
                                    stats_function stats = nullptr) noexcept;

@@ -39,6 +39,23 @@ TEST(registry, finds_the_living_and_remembers_the_dead) {
     EXPECT_EQ(ref.died, trace_id{2});
 }
 
+TEST(registry, storage_that_is_used_again_ends_the_former_resource) {
+    int place = 0;
+    int block = 0;
+    resource_record* const former = add(&place, nullptr, &block, owns_core);
+    resource_record* const r = add(&place);
+    metadata::owned_block out;
+    EXPECT_EQ(metadata::find_owner(&block, nullptr, metadata::below::ask, &out).id, 0U);
+    EXPECT_EQ(metadata::find_resource(&place), r);
+    EXPECT_EQ(metadata::find_dead_resource(&place), former);
+    EXPECT_EQ(former->died, trace_id{1});
+    metadata::unregister_resource(former, trace_id{3});  // too late
+    EXPECT_EQ(former->died, trace_id{1});
+    EXPECT_EQ(metadata::find_resource(&place), r);
+    metadata::unregister_resource(r, trace_id{2});
+    EXPECT_EQ(metadata::find_dead_resource(&place), r);
+}
+
 TEST(registry, long_names_are_cut_and_empty_ones_are_empty) {
     int place = 0;
     const std::string name(200, 'x');

@@ -697,6 +697,19 @@ TEST_F(temp, two_arenas_on_one_buffer) {
     EXPECT_EQ(errors.count(), 1U);
 }
 
+// The destructor of an arena on the stack, or within a buffer, need not run before its storage is used again.
+TEST_F(temp, storage_used_again_without_a_destructor_is_free) {
+    alignas(64) static std::byte place[sizeof(temp_resource<1024>)];
+    auto* first = ::new (place) temp_resource<1024>(options);
+    static_cast<void>(first->allocate(100, 8));
+    auto* const second = ::new (place) temp_resource<1024>(options);
+    void* const p = second->allocate(100, 8);
+    EXPECT_TRUE(p >= place && p < place + sizeof place);
+    second->deallocate(p, 100, 8);
+    std::destroy_at(second);
+    EXPECT_EQ(errors.count(), 0U);
+}
+
 TEST_F(temp, arenas_side_by_side_in_turn_and_within_a_block_are_fine) {
     alignas(16) std::array<std::byte, 512> buffer;
     {
