@@ -2,6 +2,7 @@
 
 #include "metadata/arena.hpp"
 #include "resources/block_reports.hpp"
+#include "resources/chain_check.hpp"
 #include "resources/end_of_page_core.hpp"
 #include "stack/capture.hpp"
 
@@ -76,8 +77,10 @@ end_of_page_resource_base::end_of_page_resource_base(std::pmr::memory_resource* 
     core_ = detail::fence_core::make(upstream, o, p);
     core_->self = metadata::register_resource(metadata::resource_kind::end_of_page, type_name, o.name,
                                               static_cast<std::pmr::memory_resource*>(this), upstream, core_, born,
-                                              core_->shape.checks ? detail::fence::owns : nullptr);
+                                              core_->shape.checks ? detail::fence::owns : nullptr,
+                                              detail::stats_by_address<end_of_page_resource_base>);
     metadata::set_describe_address(core_->self, detail::fence::describe_address);
+    detail::report_cycle(core_->self, core_->errors);
 }
 
 end_of_page_resource_base::~end_of_page_resource_base() {

@@ -1,7 +1,9 @@
 // Chunks, records, and the way back.
 
 #include "metadata/arena.hpp"
+#include "os/other_tools.hpp"
 #include "os/virtual_memory.hpp"
+#include "resources/chain_check.hpp"
 #include "resources/temp_core.hpp"
 #include "resources/upstream.hpp"
 
@@ -85,10 +87,12 @@ temp_core* temp_core::make(std::pmr::memory_resource* upstream, void* buffer, st
     };
     core->self =
         metadata::register_resource(metadata::resource_kind::temp, "temp_resource", o.name, owner, upstream, core, born,
-                                    core->shape.checks ? static_cast<metadata::owns_function>(owns) : nullptr);
+                                    core->shape.checks ? static_cast<metadata::owns_function>(owns) : nullptr,
+                                    stats_by_address<temp_resource_base>);
     if (core->shape.checks) {
         metadata::set_describe_address(core->self, describe_address);
     }
+    report_cycle(core->self, core->errors);
     return core;
 }
 
@@ -221,6 +225,7 @@ void temp_core::grow(const temp_request& r, temp_source from) {
             chunk = c;
             *window = {.next = begin, .end = begin + bytes};
             if (from == temp_source::pages) {
+                os::add_leak_root(p, bytes);
                 page_bytes += bytes;
             } else {
                 held_bytes += bytes;
@@ -387,6 +392,7 @@ bool temp_core::drain(std::size_t keep) noexcept {
 
 void temp_core::give_back(temp_chunk* c) noexcept {
     if (c->from == temp_source::pages) {
+        os::remove_leak_root(reinterpret_cast<void*>(c->begin), c->size);
         // If the system refuses, the pages stay mapped, and stay counted.
         const bool gone = os::unmap(reinterpret_cast<void*>(c->begin), c->size);
         const os::brief_hold<true> hold(lock);

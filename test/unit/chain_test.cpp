@@ -1,8 +1,10 @@
 #include <pmr_debug/chain.hpp>
 #include <pmr_debug/collecting_handler.hpp>
+#include <pmr_debug/end_of_page_resource.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
 #include <pmr_debug/limit_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
+#include <pmr_debug/temp_resource.hpp>
 #include <pmr_debug/tracking_resource.hpp>
 
 #include "support/mask.hpp"
@@ -63,6 +65,16 @@ TEST(write_chain, shows_names_kinds_and_sizes_down_to_the_pages) {
     index.deallocate(p, 100, 4);
 }
 
+TEST(write_chain, shows_sizes_of_arenas_and_guarded_blocks) {
+    pmr_debug::end_of_page_resource fence({.name = "fence"});
+    pmr_debug::temp_resource arena(&fence, {.name = "arena", .first_chunk_bytes = 4096});
+    static_cast<void>(arena.allocate(100, 4));
+    EXPECT_EQ(no_numbers(chain_of(arena)),
+              "\"arena\" (temp_resource #*): 100 bytes live in 1 block\n"
+              "└── \"fence\" (end_of_page_resource #*): 4.0 KiB live in 1 block\n");
+    arena.release();
+}
+
 TEST(write_chain, names_what_is_not_of_this_library) {
     EXPECT_EQ(chain_of(*std::pmr::new_delete_resource()), "std::pmr::new_delete_resource()\n");
     EXPECT_EQ(chain_of(*std::pmr::null_memory_resource()), "std::pmr::null_memory_resource()\n");
@@ -100,6 +112,17 @@ TEST(chain_cycle, general_purpose_resources_that_stand_on_each_other_c) {
     collecting_handler errors;
     build_a_circle<pmr_debug::general_purpose_resource>(
         errors, pmr_debug::general_purpose_options{.name = "a", .handler = &errors});
+}
+
+TEST(chain_cycle, end_of_page_resources_that_stand_on_each_other_c) {
+    collecting_handler errors;
+    build_a_circle<pmr_debug::end_of_page_resource>(errors,
+                                                    pmr_debug::end_of_page_options{.name = "a", .handler = &errors});
+}
+
+TEST(chain_cycle, arenas_that_stand_on_each_other_c) {
+    collecting_handler errors;
+    build_a_circle<pmr_debug::temp_resource<>>(errors, pmr_debug::temp_options{.name = "a", .handler = &errors});
 }
 
 TEST(chain_cycle, a_place_used_again_is_no_circle) {
