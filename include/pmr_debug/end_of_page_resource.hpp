@@ -143,7 +143,9 @@ protected:
 /// Without upstream, or over a `page_resource`, blocks are guarded, by the first of these that the system allows: guard
 /// markers; mprotect, within a budget well below the system's limit of mappings; canaries on both sides. Over any other
 /// upstream there are canaries only, as its memory is not ours to protect, and dead units go back to it once they
-/// exceed `quarantine_bytes`. `guards()` tells how many blocks went unguarded, and so do the reports about such.
+/// exceed `quarantine_bytes`, or when it refuses a request, the oldest first. It is called without any lock held, so it
+/// and its handlers may use this resource. `guards()` tells how many blocks went unguarded, and so do the reports about
+/// such.
 ///
 /// Faults: the first byte behind a block (before it, with placement::after_guard), less the bytes up to the alignment,
 /// which are canaries; any byte of a zero-size block; freed blocks: at once under dead_unit::trap_at_once, when their
@@ -161,7 +163,7 @@ protected:
 /// Throws: std::bad_alloc only. Thread safety: as the policy says.
 /// Reports: double_free, invalid_free, interior_free, null_free, wrong_resource, destroyed_resource, size_mismatch,
 /// alignment_mismatch, overrun, underrun, write_after_free, foreign_thread, bad_alignment, limit_exceeded, leak,
-/// upstream_null, upstream_misaligned, null_upstream.
+/// upstream_null, upstream_misaligned, upstream_overlap, null_upstream, cycle.
 template <policy P>
 class basic_end_of_page_resource final : public end_of_page_resource_base {
     static_assert(is_valid(P), "frames or guard bytes out of range, or traces, guards or fills without checks");

@@ -121,7 +121,7 @@ protected:
 
 /// A general-purpose resource under a policy.
 /// Throws: std::bad_alloc only. A null upstream is reported and ends the process. Thread safety: as the policy says.
-/// The upstream is called with the resource's lock held: neither it nor a handler of its own may use this resource.
+/// The upstream is called without any lock held: it and its handlers may use this resource.
 /// Reports: double_free, invalid_free, interior_free, null_free, wrong_resource, destroyed_resource, size_mismatch,
 /// alignment_mismatch, overrun, write_after_free, foreign_thread, bad_alignment, limit_exceeded, upstream_null,
 /// upstream_misaligned, upstream_overlap, leak.

@@ -248,7 +248,8 @@ private:
 /// null_free, wrong_resource, size_mismatch, alignment_mismatch, overrun, write_after_free (the block was deallocated),
 /// use_after_free (written after release or rewind), foreign_thread, bad_alignment, arena_overflow,
 /// out_of_order_rewind, live_at_destruction, upstream_null, upstream_misaligned, upstream_overlap (also: two arenas on
-/// one buffer, naming the other; the second one does without), null_upstream, destroyed_resource.
+/// one buffer, naming the other; the second one does without), null_upstream, cycle,
+/// destroyed_resource.
 template <std::size_t N = 0, policy P = temp_policy>
 class temp_resource final : private detail::temp_storage<N>, public temp_resource_base {
     static_assert(is_valid(P), "frames or guard bytes out of range, or traces, guards or fills without checks");

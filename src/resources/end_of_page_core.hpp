@@ -343,6 +343,9 @@ void report_canaries(fence_core& core, slot_ref s) noexcept;
 
 void report_request(fence_core& core, error_kind kind, const void* p, std::size_t bytes,
                     std::size_t alignment) noexcept;
+/// As report_request, about what the upstream returned, and the block that is there already.
+void report_upstream(fence_core& core, error_kind kind, const void* p, std::size_t bytes,
+                     std::size_t alignment) noexcept;
 void report_limit(fence_core& core, std::size_t limit, std::size_t in_use, std::size_t bytes,
                   std::size_t alignment) noexcept;
 

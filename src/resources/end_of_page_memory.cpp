@@ -61,12 +61,26 @@ std::size_t recycle(fence_core& core, std::size_t count) noexcept {
 
 // ---- making units -------------------------------------------------------------------------------------------------
 
+/// Memory of a unit, from an upstream that is no page_resource.
+struct foreign_memory {
+    void* p = nullptr;
+    std::size_t bytes = 0;
+    std::size_t alignment = 0;
+};
+
+/// Effects: asks the upstream; while it refuses, retired units go back to it, the oldest first. No lock held: it may
+/// use this resource. Returns: null if there is no memory.
 void* ask(fence_core& core, std::size_t bytes, std::size_t alignment, std::optional<upstream_fault>& fault) noexcept {
     void* p = nullptr;
-    try {
-        p = ask_upstream(*core.upstream, bytes, alignment);
-    } catch (...) {
-        return nullptr;  // whatever it throws, our caller sees bad_alloc
+    for (bool refused = true; refused;) {
+        try {
+            p = ask_upstream(*core.upstream, bytes, alignment);
+            refused = false;
+        } catch (...) {
+            if (!return_oldest(core, 0) && !retire_open(core)) {
+                return nullptr;  // whatever it throws, our caller sees bad_alloc
+            }
+        }
     }
     if (p == nullptr) {
         fault = {error_kind::upstream_null, p, bytes, alignment};
@@ -78,10 +92,21 @@ void* ask(fence_core& core, std::size_t bytes, std::size_t alignment, std::optio
     return p;
 }
 
-/// Effects: makes the descriptor of a unit and enters it. Its memory is \p base, or is got here. Lock held.
-/// Returns: null if there is no memory.
-unit* make_unit(fence_core& core, std::size_t bytes, std::size_t alignment, unsigned shift, std::uint32_t capacity,
-                std::optional<upstream_fault>& fault) noexcept {
+/// Whether memory that the upstream says is free is still in one of this resource's units.
+bool overlaps_own(const fence_core& core, const foreign_memory& m) noexcept {
+    const std::size_t last = std::min(m.bytes, metadata::address_map::indexed_bytes);
+    for (std::size_t i = 0; i < last; i += page) {
+        if (metadata::address_map::find(reinterpret_cast<std::uintptr_t>(m.p) + i, &core) != nullptr) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/// Effects: makes the descriptor of a unit and enters it. Its memory is \p foreign, if the range is not guarded. Lock
+/// held. Returns: null if there is no memory.
+unit* make_unit(fence_core& core, std::size_t bytes, unsigned shift, std::uint32_t capacity,
+                const foreign_memory& foreign) noexcept {
     void* const records = core.memory.allocate_zeroed(capacity * sizeof(slot_record));
     void* const place = records != nullptr ? core.memory.allocate(sizeof(unit)) : nullptr;
     if (place == nullptr) {
@@ -92,8 +117,8 @@ unit* make_unit(fence_core& core, std::size_t bytes, std::size_t alignment, unsi
     }
     auto* const u = ::new (place) unit;
     if (!core.guarded_range()) {
-        u->base = reinterpret_cast<std::uintptr_t>(ask(core, bytes, alignment, fault));
-        u->upstream_alignment = alignment;
+        u->base = reinterpret_cast<std::uintptr_t>(foreign.p);
+        u->upstream_alignment = foreign.alignment;
     } else if (shift == smallest_shift && core.warm_count != 0) {
         u->base = core.warm[--core.warm_count];
         u->warm = true;
@@ -113,9 +138,8 @@ unit* make_unit(fence_core& core, std::size_t bytes, std::size_t alignment, unsi
         for (std::uintptr_t a = u->base; a < u->base + bytes; a += granule) {
             core.index[granule_of(core, a)].store(u, std::memory_order_release);
         }
-    } else if (entered && !metadata::address_map::insert(*u)) {
-        give_back(core, *u);
-        entered = false;
+    } else {
+        entered = entered && metadata::address_map::insert(*u);
     }
     if (!entered) {
         core.memory.free(records, capacity * sizeof(slot_record));
@@ -128,7 +152,32 @@ unit* make_unit(fence_core& core, std::size_t bytes, std::size_t alignment, unsi
     return u;
 }
 
-/// Effects: a unit for one block. Lock held. Returns: null if there is no memory.
+/// Effects: makes a unit with \p make, from \p foreign (see make_unit). Returns: null if there is no memory, or it is
+/// in use; it is returned to the upstream unless it was used, or is.
+template <class Make>
+unit* with_memory(fence_core& core, foreign_memory foreign, std::optional<upstream_fault>& fault, Make make) noexcept {
+    if (!core.guarded_range()) {
+        foreign.p = ask(core, foreign.bytes, foreign.alignment, fault);
+        if (foreign.p == nullptr) {
+            return nullptr;
+        }
+    }
+    unit* u = nullptr;
+    {
+        const std::scoped_lock hold(core.lock);
+        if (foreign.p != nullptr && overlaps_own(core, foreign)) {
+            fault = {error_kind::upstream_overlap, foreign.p, foreign.bytes, foreign.alignment};
+            return nullptr;
+        }
+        u = make(foreign);
+    }
+    if (u == nullptr && foreign.p != nullptr) {
+        core.upstream->deallocate(foreign.p, foreign.bytes, foreign.alignment);
+    }
+    return u;
+}
+
+/// Effects: a unit for one block. Returns: null if there is no memory.
 unit* make_single(fence_core& core, std::size_t bytes, std::size_t alignment,
                   std::optional<upstream_fault>& fault) noexcept {
     const std::size_t data = os::round_up(bytes, page);
@@ -142,15 +191,19 @@ unit* make_single(fence_core& core, std::size_t bytes, std::size_t alignment,
     if (core.guarded_range() && need > core.range_bytes) {
         return nullptr;
     }
-    unit* const u = make_unit(core, need, wide, single_shift, 1, fault);
-    if (u == nullptr) {
-        return nullptr;
-    }
-    u->next = 1;
-    u->unmovable.store(true, std::memory_order_relaxed);
-    u->single_data = os::round_up(u->base + (core.overrun_side || data == 0 ? 0 : page), wide);
-    u->single_guard = data == 0 ? u->single_data : core.overrun_side ? u->single_data + data : u->single_data - page;
-    return u;
+    return with_memory(core, {nullptr, need, wide}, fault, [&](const foreign_memory& foreign) -> unit* {
+        unit* const u = make_unit(core, need, single_shift, 1, foreign);
+        if (u == nullptr) {
+            return nullptr;
+        }
+        u->next = 1;
+        u->unmovable.store(true, std::memory_order_relaxed);
+        u->single_data = os::round_up(u->base + (core.overrun_side || data == 0 ? 0 : page), wide);
+        u->single_guard = data == 0           ? u->single_data
+                          : core.overrun_side ? u->single_data + data
+                                              : u->single_data - page;
+        return u;
+    });
 }
 
 /// Effects: installs the markers of slot \p index and of some behind it, each time of more, as a call for many costs
@@ -273,7 +326,6 @@ slot_ref fresh_slot(fence_core& core, std::size_t slot, std::size_t bytes, std::
     const std::size_t largest = core.guarded_range() ? granule : smallest_slot;
     slot_ref s;
     if (alignment > page || slot > largest) {
-        const std::scoped_lock hold(core.lock);
         s.owner = make_single(core, bytes, alignment, fault);
         return s;
     }
@@ -288,18 +340,21 @@ slot_ref fresh_slot(fence_core& core, std::size_t slot, std::size_t bytes, std::
     };
     take();
     if (s.owner == nullptr) [[unlikely]] {
-        const std::scoped_lock hold(core.lock);
-        take();  // another thread may have opened one
-        if (s.owner == nullptr) {
-            const std::size_t strip = core.guarded_range() ? granule : foreign_strip;
-            unit* const u = make_unit(core, strip, page, shift, static_cast<std::uint32_t>(strip >> shift), fault);
+        const std::size_t strip = core.guarded_range() ? granule : foreign_strip;
+        with_memory(core, {nullptr, strip, page}, fault, [&](const foreign_memory& foreign) -> unit* {
+            take();  // another thread, or the upstream, may have opened one
+            if (s.owner != nullptr) {
+                return nullptr;
+            }
+            unit* const u = make_unit(core, strip, shift, static_cast<std::uint32_t>(strip >> shift), foreign);
             if (u != nullptr) {
                 s = {u, 0};
                 const os::brief_hold<Locked> both(core.bump);
                 u->next = 1;
                 open = u->capacity == 1 ? nullptr : u;
             }
-        }
+            return u;
+        });
     }
     return s;
 }
@@ -333,7 +388,7 @@ slot_ref take_slot(fence_core& core, std::size_t bytes, std::size_t alignment) n
         }
         if (s.owner == nullptr) {
             if (fault.has_value() && core.shape.checks) {
-                report_request(core, fault->kind, fault->p, fault->bytes, fault->alignment);
+                report_upstream(core, fault->kind, fault->p, fault->bytes, fault->alignment);
             }
             return s;
         }

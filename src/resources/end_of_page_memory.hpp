@@ -1,7 +1,7 @@
 #pragma once
 
 // Pages and granules, floor 4: what the making of units and their end share. All of it runs under the resource's lock,
-// but guard_range.
+// but guard_range and what calls the upstream.
 
 #include "resources/end_of_page_core.hpp"
 
@@ -31,7 +31,16 @@ void note_use(fence_core& core, std::size_t first, std::size_t count, granule_us
 /// Effects: forgets a retired unit: index, records, descriptor; what is trapped stays trapped.
 void forget(fence_core& core, unit& u) noexcept;
 
-/// Effects: returns the memory of a unit to the upstream, which is no page_resource.
+/// Effects: returns the memory of a unit to the upstream, which is no page_resource. No lock held: it may use this
+/// resource.
 void give_back(fence_core& core, unit& u) noexcept;
+
+/// Effects, over such an upstream: if more than \p keep bytes of retired units wait, verifies the oldest and returns
+/// it, unless it is damaged. No lock held. Returns: false if there is none.
+bool return_oldest(fence_core& core, std::size_t keep) noexcept;
+
+/// Effects, over such an upstream: retires the strip whose slots are being handed out, if all that were are freed. No
+/// lock held. Returns: false if there is none.
+bool retire_open(fence_core& core) noexcept;
 
 }  // namespace pmr_debug::detail::fence

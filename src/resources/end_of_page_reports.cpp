@@ -155,6 +155,20 @@ void report_request(fence_core& core, error_kind kind, const void* p, std::size_
     raise(core.errors, r);
 }
 
+void report_upstream(fence_core& core, error_kind kind, const void* p, std::size_t bytes,
+                     std::size_t alignment) noexcept {
+    report r = call_report(core.self, kind, p, bytes, alignment);
+    if (kind == error_kind::upstream_overlap) {
+        const auto address = reinterpret_cast<std::uintptr_t>(p);
+        unit* const u = find_unit(core, address);
+        if (const slot_ref s = u != nullptr ? nearest(core, slot_at(*u, address), address) : slot_ref{};
+            s.owner != nullptr) {
+            add_block(core, s, r);
+        }
+    }
+    raise(core.errors, r);
+}
+
 void report_limit(fence_core& core, std::size_t limit, std::size_t in_use, std::size_t bytes,
                   std::size_t alignment) noexcept {
     report r = call_report(core.self, error_kind::limit_exceeded, nullptr, bytes, alignment);

@@ -16,8 +16,6 @@ namespace pmr_debug::detail::fence {
 
 namespace {
 
-using guard_lock = std::unique_lock<os::spin_lock>;
-
 void drop_protects(unit& u) noexcept {
     const int count = u.protects.exchange(0, std::memory_order_relaxed);
     if (count != 0) {
@@ -93,30 +91,8 @@ std::size_t verify_unit(fence_core& core, unit& u) noexcept {
     return waited;
 }
 
-/// Effects: foreign: gives the oldest dead units back while they exceed the quarantine. May release the lock.
-void evict_foreign(fence_core& core, guard_lock& hold) noexcept {
-    while (core.retired_bytes > core.options.quarantine_bytes && core.retired.first != nullptr) {
-        unit& u = *core.retired.first;
-        core.retired.remove(u);
-        core.retired_bytes -= u.size;
-        core.retired_records -= u.capacity * sizeof(slot_record) + sizeof(unit);
-        hold.unlock();
-        verify_unit(core, u);
-        hold.lock();
-        if (u.damaged.load(std::memory_order_relaxed)) {
-            core.kept.append(u);
-            continue;
-        }
-        metadata::address_map::erase(u);
-        core.unit_bytes -= u.size;
-        give_back(core, u);
-        core.memory.free(u.records, u.capacity * sizeof(slot_record));
-        core.memory.free(&u, sizeof(unit));
-    }
-}
-
 void retire(fence_core& core, unit& u) noexcept {
-    guard_lock hold(core.lock);
+    std::unique_lock hold(core.lock);
     if (core.next_evicted == &u) {
         core.next_evicted = u.after;
     }
@@ -138,7 +114,9 @@ void retire(fence_core& core, unit& u) noexcept {
     core.retired_bytes += u.size;
     core.retired_records += u.capacity * sizeof(slot_record) + sizeof(unit);
     if (!core.guarded_range()) {
-        evict_foreign(core, hold);
+        hold.unlock();
+        while (return_oldest(core, core.options.quarantine_bytes)) {
+        }
         return;
     }
     while (core.retired_records > core.options.retired_record_bytes && core.retired.first != nullptr) {
@@ -259,6 +237,49 @@ void wait(fence_core& core, slot_ref s) noexcept {
 }
 
 }  // namespace
+
+bool return_oldest(fence_core& core, std::size_t keep) noexcept {
+    std::unique_lock hold(core.lock);
+    if (core.retired_bytes <= keep || core.retired.first == nullptr) {
+        return false;
+    }
+    unit& u = *core.retired.first;
+    core.retired.remove(u);
+    core.retired_bytes -= u.size;
+    core.retired_records -= u.capacity * sizeof(slot_record) + sizeof(unit);
+    hold.unlock();
+    verify_unit(core, u);
+    hold.lock();
+    if (u.damaged.load(std::memory_order_relaxed)) {
+        core.kept.append(u);
+        return true;
+    }
+    metadata::address_map::erase(u);
+    core.unit_bytes -= u.size;
+    hold.unlock();
+    give_back(core, u);
+    core.memory.free(u.records, u.capacity * sizeof(slot_record));
+    core.memory.free(&u, sizeof(unit));
+    return true;
+}
+
+bool retire_open(fence_core& core) noexcept {
+    unit* u = nullptr;
+    std::uint32_t unused = 0;
+    {
+        const os::brief_hold<true> hold(core.bump);
+        unit*& open = core.open[0];  // foreign strips have the smallest slots only
+        if (open == nullptr || open->unfreed.load(std::memory_order_acquire) != open->capacity - open->next) {
+            return false;
+        }
+        u = open;
+        unused = u->capacity - u->next;
+        open = nullptr;
+    }
+    add_to(u->unfreed, std::uint32_t{0} - unused);
+    retire(core, *u);
+    return true;
+}
 
 /// Effects: fetches what the next two turns of use_again will look at, as nobody did for long: the bytes of the next
 /// slot, and the record of the one behind. Under `bump`.

@@ -240,8 +240,7 @@ TEST_F(upstream_calls, canary_small_quarantine) {
     fail_everything<canary<default_policy>>(canary_options{.quarantine_bytes = quarantine}, true, true, all_but_in_use);
 }
 TEST_F(upstream_calls, end_of_page) {
-    fail_everything<fence<default_policy>>(end_of_page_options{.quarantine_bytes = quarantine}, false, true,
-                                           all_but_in_use);
+    fail_everything<fence<default_policy>>(end_of_page_options{.quarantine_bytes = quarantine}, false);
 }
 TEST_F(upstream_calls, temp) {
     fail_everything<temp<default_policy>>(temp_options{}, true);
