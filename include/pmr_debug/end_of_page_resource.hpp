@@ -122,6 +122,10 @@ public:
     std::size_t check() noexcept;
     /// Effects: reports blocks live now, grouped by call path, as error_kind::leak. Returns: how many.
     std::size_t report_leaks() noexcept;
+    /// Effects: under threading::single_checked, makes the next thread to use the resource its owner: to hand it over.
+    ///   Otherwise none. Preconditions: nobody uses the resource meanwhile, and what was done before happens before
+    ///   what the next thread does.
+    void rebind_thread() noexcept;
 
 protected:
     /// \p use_upstream: \p upstream was given, and is an error if null.

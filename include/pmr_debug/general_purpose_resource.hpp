@@ -103,6 +103,10 @@ public:
     std::size_t check() noexcept;
     /// Effects: reports blocks live now, grouped by call path, as error_kind::leak. Returns: how many.
     std::size_t report_leaks() noexcept;
+    /// Effects: under threading::single_checked, makes the next thread to use the resource its owner: to hand it over.
+    ///   Otherwise none. Preconditions: nobody uses the resource meanwhile, and what was done before happens before
+    ///   what the next thread does.
+    void rebind_thread() noexcept;
 
 protected:
     general_purpose_resource_base(std::pmr::memory_resource* upstream, const general_purpose_options& o,

@@ -20,7 +20,7 @@ enum class threading : std::uint8_t {
     /// One thread at a time, on the caller's word. Nothing is checked and nothing is atomic.
     unchecked,
     /// One thread only. The first use binds the resource to its thread; a use from another one is reported as
-    /// `error_kind::foreign_thread`, with a trace of each thread's use.
+    /// `error_kind::foreign_thread`, with a trace of each thread's use. `rebind_thread()` hands the resource over.
     single_checked,
     /// Any number of threads. No lock on the fast path.
     synchronized,

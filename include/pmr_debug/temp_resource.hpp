@@ -213,6 +213,10 @@ public:
     /// Effects: verifies every guard and every freed byte, reports damage, and repairs it, so that it is reported once.
     /// Returns: how many damaged places were found.
     std::size_t check() noexcept;
+    /// Effects: under threading::single_checked, makes the next thread to use the resource its owner: to hand it over.
+    ///   Otherwise none. Preconditions: nobody uses the resource meanwhile, and what was done before happens before
+    ///   what the next thread does.
+    void rebind_thread() noexcept;
 
 protected:
     temp_resource_base(std::pmr::memory_resource* upstream, void* buffer, std::size_t bytes, const temp_options& o,

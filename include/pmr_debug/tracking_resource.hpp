@@ -102,6 +102,10 @@ public:
     ///   live bytes and blocks, most bytes so far, allocations so far. A child's blocks count in its parents, too, as
     ///   they pass through. Resources of other kinds in between end a branch. Thread safety: any thread.
     void write_tree(text_sink sink, void* context) const noexcept;
+    /// Effects: under threading::single_checked, makes the next thread to use the resource its owner: to hand it over.
+    ///   Otherwise none. Preconditions: nobody uses the resource meanwhile, and what was done before happens before
+    ///   what the next thread does.
+    void rebind_thread() noexcept;
 
 protected:
     tracking_resource_base(std::pmr::memory_resource* upstream, const tracking_options& o, const policy& p);

@@ -86,4 +86,8 @@ std::size_t canary_resource_base::report_leaks() noexcept {
     return core_->shape.checks ? core_->reports().leaks() : 0;
 }
 
+void canary_resource_base::rebind_thread() noexcept {
+    core_->thread.release();
+}
+
 }  // namespace pmr_debug

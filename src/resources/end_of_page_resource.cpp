@@ -168,4 +168,8 @@ std::size_t end_of_page_resource_base::report_leaks() noexcept {
     return core_->shape.checks ? detail::fence::report_live(*core_) : 0;
 }
 
+void end_of_page_resource_base::rebind_thread() noexcept {
+    core_->thread.release();
+}
+
 }  // namespace pmr_debug

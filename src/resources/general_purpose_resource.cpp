@@ -231,4 +231,9 @@ statistics general_purpose_resource_base::stats() const noexcept {
     return s;
 }
 
+void general_purpose_resource_base::rebind_thread() noexcept {
+    const writable_section section(*core_);
+    core_->bound_thread = 0;
+}
+
 }  // namespace pmr_debug

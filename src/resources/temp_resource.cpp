@@ -147,4 +147,8 @@ void temp_resource_base::write_advice(text_sink sink, void* context) const noexc
     out.put('\n');
 }
 
+void temp_resource_base::rebind_thread() noexcept {
+    core_->thread.release();
+}
+
 }  // namespace pmr_debug

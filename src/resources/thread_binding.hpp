@@ -26,6 +26,9 @@ public:
         }
     }
 
+    /// Effects, for single_checked: the next use binds the resource anew. Orders nothing: the threads do.
+    void release() noexcept { thread_.store(0, std::memory_order_relaxed); }
+
     /// Effects, for unchecked: notes that \p me uses the resource.
     void note(std::uint32_t me) noexcept { thread_.store(me, std::memory_order_relaxed); }
 

@@ -209,4 +209,8 @@ std::size_t tracking_resource_base::report_leaks() noexcept {
     return core_->shape.checks ? core_->reports().leaks() : 0;
 }
 
+void tracking_resource_base::rebind_thread() noexcept {
+    core_->thread.release();
+}
+
 }  // namespace pmr_debug
