@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Puts deliberate faults into the library, one at a time, and sees whether the tests notice.
 
-    test/mutation/run.py [--check] [--list] [--from N] [--to N] [--only NAME...] [--jobs N] [--minutes M]
+    test/mutation/run.py [--check] [--list] [--from N] [--to N] [--only NAME...] [--again] [--same-tree] [--jobs N] [--minutes M]
 
 Works on a copy of the tree, build/mutants/tree, with a shared library, so that a fault costs one or two compilations
 and no linking of tests. For each fault: the tests it names; if those pass, all unit, catalogue and conformance tests. What was
@@ -174,6 +174,7 @@ def main():
     parser.add_argument("--to", type=int, default=10**6, dest="last")
     parser.add_argument("--only", nargs="*", default=None)
     parser.add_argument("--again", action="store_true", help="also what was tried before")
+    parser.add_argument("--same-tree", action="store_true", help="go on with the copy there is, whatever changed since")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--minutes", type=float, default=10**6, help="start no further fault after that time")
     arguments = parser.parse_args()
@@ -194,7 +195,8 @@ def main():
 
     if not arguments.list:
         start = time.monotonic()
-        copy_tree()
+        if not arguments.same_tree:
+            copy_tree()
         configure()
         status, output = compile_all(arguments.jobs, ["all"])
         if status != 0:

@@ -175,6 +175,20 @@ TEST(block_table, nearest_prefers_the_block_that_holds_the_address) {
     EXPECT_EQ(f.table.nearest(at(0x90000), 1000, e), relation::none);
 }
 
+TEST(block_table, nearest_prefers_the_living_among_blocks_that_hold_the_address) {
+    fixture f(64);
+    // Whatever the order of the records: many freed ones around each live one.
+    for (std::uintptr_t base = 0x10000; base < 0x40000; base += 0x1000) {
+        ASSERT_EQ(f.insert(base, 0x400), outcome::done);
+        ASSERT_EQ(f.erase(base), outcome::done);
+        ASSERT_EQ(f.insert(base + 0x100, 0x100), outcome::done);
+        block_entry e;
+        EXPECT_EQ(f.table.nearest(at(base + 0x180), 1000, e), relation::inside);
+        EXPECT_EQ(e.address, at(base + 0x100));
+        EXPECT_TRUE(e.live);
+    }
+}
+
 TEST(block_table, a_block_that_ends_at_the_top_of_the_address_space_does_not_wrap) {
     fixture f;
     ASSERT_EQ(f.insert(0x1000, SIZE_MAX), outcome::done);
