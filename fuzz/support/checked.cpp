@@ -198,7 +198,11 @@ void checked_session::granted(const fuzz_block& b) {
 void checked_session::freed(const fuzz_block& b) {
     ++frees_;
     dead_bytes_ += b.bytes + 64;
-    const bool damaged = live_damage_.erase(b.p) != 0;
+    bool damaged = false;
+    if (const auto d = live_damage_.find(b.p); d != live_damage_.end()) {
+        damaged = std::any_of(d->second.begin(), d->second.end(), [](const poke& p) { return p.now != p.old; });
+        live_damage_.erase(d);
+    }
     const auto at = reinterpret_cast<std::uintptr_t>(b.p);
     dead_[at] = {.bytes = b.bytes,
                  .alignment = b.alignment,
