@@ -1,5 +1,5 @@
-// Says at the end how many operations were carried out, for ./cmake/dev fuzz; and keeps AddressSanitizer from stopping at
-// the misuse that is planted.
+// Says at the end how many operations were carried out, for ./cmake/dev fuzz; and keeps AddressSanitizer from stopping
+// at the misuse that is planted.
 
 #include <pmr_debug/testing/fuzz.hpp>
 
