@@ -93,6 +93,7 @@ struct temp_core {
     unsigned free_frames = 0;
     std::size_t guard = 0;
     bool fills = false;
+    bool watched = false;  // Memcheck or AddressSanitizer is at work, see temp_tools.cpp
     temp_options options;
     std::uintptr_t buffer = 0;
     std::size_t buffer_bytes = 0;               // 0: there is none
@@ -176,9 +177,25 @@ struct temp_core {
 
     /// Effects: puts the block of \p r at the cursor, if it can. \p out: its address; \p bad: for `damaged`.
     template <temp_shape S>
-    placed place_held(const temp_request& r, void*& out, temp_damage& bad) noexcept;
+    placed place_held(const temp_request& r, void*& out, temp_damage& bad) noexcept {
+        if (watched) [[unlikely]] {
+            return place_watched_held(r, out, bad, &temp_core::place_unwatched_held<S>);
+        }
+        return place_unwatched_held<S>(r, out, bad);
+    }
+
+    // ---- temp_tools.cpp
+    /// Effects: [from, to) is this library's or the user's to touch / nobody's; both nothing unless `watched`.
+    void open_memory(std::uintptr_t from, std::uintptr_t to) const noexcept;
+    void close_memory(std::uintptr_t from, std::uintptr_t to) const noexcept;
+    /// Effects: fills what no live block lies in, if it is to be filled, and closes it.
+    void bury_memory(std::uintptr_t from, std::uintptr_t to) const noexcept;
 
 private:
+    using place_function = placed (temp_core::*)(const temp_request&, void*&, temp_damage&) noexcept;
+    template <temp_shape S>
+    placed place_unwatched_held(const temp_request& r, void*& out, temp_damage& bad) noexcept;
+    placed place_watched_held(const temp_request& r, void*& out, temp_damage& bad, place_function place) noexcept;
     void bad_pointer(void* p, const temp_request& given) noexcept;
     void bury_held(std::size_t from, trace_id here, std::uint32_t me) noexcept;
     void retire(temp_chunk* c) noexcept;
@@ -200,7 +217,7 @@ inline void fill_bytes(std::uintptr_t p, std::size_t bytes, unsigned char value)
 [[nodiscard]] block_info describe(const temp_record& r) noexcept;
 
 template <temp_shape S>
-temp_core::placed temp_core::place_held(const temp_request& r, void*& out, temp_damage& bad) noexcept {
+temp_core::placed temp_core::place_unwatched_held(const temp_request& r, void*& out, temp_damage& bad) noexcept {
     const std::size_t needed_then = align_up(buffer + needed, r.alignment) - buffer + r.room();
     const bool fits = buffer_bytes != 0 && !spilled && needed_then <= buffer_bytes;
     if (buffer_bytes != 0 && !fits && !spilled) [[unlikely]] {

@@ -84,6 +84,7 @@ void temp_engine<S>::deallocate(temp_core* core, void* p, std::size_t bytes, std
             temp_record* const r = core->find_held(reinterpret_cast<std::uintptr_t>(p));
             const bool plain =
                 r != nullptr && r->state == temp_state::live && r->size == bytes && r->alignment() == alignment &&
+                !core->watched &&
                 (!core->options.lifo || core->newest_live == static_cast<std::size_t>(r - core->records) + 1);
             if (plain) [[likely]] {
                 bool intact = true;

@@ -1,6 +1,7 @@
 // Everything a temp resource finds wrong, and what it says of it.
 
 #include "metadata/arena.hpp"
+#include "os/other_tools.hpp"
 #include "report/leaks.hpp"
 #include "report/writer.hpp"
 #include "resources/block_reports.hpp"
@@ -36,7 +37,7 @@ void add_block(report& r, const temp_record& known) noexcept {
 }
 
 // Counts the bytes of [from, to) that are not `value`, and makes them so: each damage is told once.
-bool repair(std::uintptr_t from, std::uintptr_t to, unsigned char value, temp_damage& out) noexcept {
+PMR_DEBUG_UNSEEN_BY_ASAN bool repair(std::uintptr_t from, std::uintptr_t to, unsigned char value, temp_damage& out) noexcept {
     out.bad_bytes = 0;
     out.expected = value;
     auto* const bytes = reinterpret_cast<unsigned char*>(from);
@@ -116,7 +117,7 @@ bool temp_core::spoilt_held(temp_record& r, temp_damage& out) const noexcept {
     return true;
 }
 
-bool temp_core::stale_held(std::uintptr_t from, std::uintptr_t to, temp_damage& out) const noexcept {
+PMR_DEBUG_UNSEEN_BY_ASAN bool temp_core::stale_held(std::uintptr_t from, std::uintptr_t to, temp_damage& out) const noexcept {
     while (from != to && *reinterpret_cast<const unsigned char*>(from) == temp_dead) {
         ++from;
     }
@@ -139,6 +140,7 @@ std::size_t temp_core::verify(std::size_t first_record) noexcept {
         bool any = false;
         {
             const os::brief_hold<true> hold(lock);
+            const os::unseen_by_valgrind hidden(watched);
             while (i < count && !any) {
                 any = spoilt_held(records[i++], bad);
             }
@@ -154,10 +156,15 @@ std::size_t temp_core::verify(std::size_t first_record) noexcept {
 
 std::size_t temp_core::verify_dead(std::uintptr_t from, std::uintptr_t to) noexcept {
     std::size_t found = 0;
-    while (fills && from < to && !all_bytes(from, to - from, temp_dead)) {
+    const auto intact = [&]() noexcept {
+        const os::unseen_by_valgrind hidden(watched);
+        return all_bytes(from, to - from, temp_dead);
+    };
+    while (fills && from < to && !intact()) {
         temp_damage bad;
         {
             const os::brief_hold<true> hold(lock);
+            const os::unseen_by_valgrind hidden(watched);
             if (!stale_held(from, to, bad)) {
                 break;
             }
@@ -177,6 +184,7 @@ std::size_t temp_core::verify_unused() noexcept {
         };
         {
             const os::brief_hold<true> hold(lock);
+            const os::unseen_by_valgrind hidden(watched);
             for (const temp_chunk* c = chunk; c != nullptr; c = c->older) {
                 look(c == chunk ? window->next : c->next, c->high);
             }
@@ -276,9 +284,15 @@ void temp_core::deallocate_oddly(void* p, const temp_request& given) noexcept {
         if (r != nullptr) {
             known = *r;
             if (r->state == temp_state::live) {
+                const os::unseen_by_valgrind hidden(watched);
+                const std::uintptr_t end = r->address + extent(r->size);
+                if (watched) {
+                    os::unpoison(reinterpret_cast<const void*>(r->address), end - r->address);
+                }
                 out_of_order = options.lifo && newest_live != static_cast<std::size_t>(r - records) + 1;
                 spoilt = spoilt_held(*r, bad);
                 mark_free_held(*r, given.here, given.thread);
+                close_memory(r->address, end);
             }
         }
     }

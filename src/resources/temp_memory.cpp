@@ -58,6 +58,7 @@ temp_core* temp_core::make(std::pmr::memory_resource* upstream, void* buffer, st
     core->free_frames = p.free_frames;
     core->guard = p.guard_bytes;
     core->fills = p.fill;
+    core->watched = core->shape.checks && (os::under_valgrind() || os::under_asan());
     core->options = o;
     core->options.name = {};  // the registry has a copy
     core->next_chunk_bytes = std::max(o.first_chunk_bytes, sizeof(std::max_align_t));
@@ -101,6 +102,7 @@ void temp_core::end(trace_id died) noexcept {
     metadata::unregister_resource(self, died);
     metadata::arena& shared = *metadata::process_arena();
     if (chunk != nullptr) {
+        open_memory(chunk->begin, chunk->begin + chunk->size);
         delete_chunk(chunk);
     }
     if (records != nullptr) {
@@ -223,6 +225,7 @@ void temp_core::grow(const temp_request& r, temp_source from) {
                   .older = chunk,
                   .from = from};
             chunk = c;
+            close_memory(begin, begin + bytes);
             *window = {.next = begin, .end = begin + bytes};
             if (from == temp_source::pages) {
                 os::add_leak_root(p, bytes);
@@ -329,9 +332,7 @@ void temp_core::unwind(const temp_position& to, trace_id here, std::uint32_t me)
         }
         // With reuse of the last block the cursor may stand before the mark already.
         if (chunk != nullptr && to.next < window->next) {
-            if (fills) {
-                fill_bytes(to.next, window->next - to.next, temp_dead);
-            }
+            bury_memory(to.next, window->next);
             chunk->high = std::max(chunk->high, window->next);
             window->next = to.next;
         }
@@ -351,7 +352,7 @@ void temp_core::unwind(const temp_position& to, trace_id here, std::uint32_t me)
 void temp_core::retire(temp_chunk* c) noexcept {
     if (fills) {
         verify_dead(c->next, c->high);
-        fill_bytes(c->begin, c->next - c->begin, temp_dead);
+        bury_memory(c->begin, c->next);
         c->high = std::max(c->high, c->next);
         c->next = c->begin;
     }
@@ -391,6 +392,7 @@ bool temp_core::drain(std::size_t keep) noexcept {
 }
 
 void temp_core::give_back(temp_chunk* c) noexcept {
+    open_memory(c->begin, c->begin + c->size);
     if (c->from == temp_source::pages) {
         os::remove_leak_root(reinterpret_cast<void*>(c->begin), c->size);
         // If the system refuses, the pages stay mapped, and stay counted.

@@ -30,6 +30,7 @@ temp_resource_base::temp_resource_base(std::pmr::memory_resource* upstream, void
             core_->tell_request(error_kind::bad_alignment, buffer, {.bytes = bytes, .alignment = o.buffer_alignment});
         }
         core_->tell_shared_buffer();
+        core_->close_memory(core_->buffer, core_->buffer + core_->buffer_bytes);  // it may be another's no more
     }
 }
 

@@ -2,6 +2,7 @@
 
 #include <pmr_debug/general_purpose_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
+#include <pmr_debug/temp_resource.hpp>
 
 #include <cstddef>
 #include <cstdio>
@@ -10,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -69,6 +71,31 @@ int run(std::string_view bug, std::pmr::memory_resource& resource) {
     return bug == "use_after_free" ? reads_the_freed_block(p) : 0;
 }
 
+/// Bump arenas have more to take memory back with: marks, and release().
+int run_arena(std::string_view bug, pmr_debug::temp_resource_base& arena) {
+    int sum = 0;
+    for (int round = 0; round < 3; ++round) {
+        for (std::size_t i = 0; i < 300; ++i) {  // odd sizes side by side, and never freed
+            std::memset(arena.allocate(i, std::size_t{1} << (i % 5)), 3, i);
+        }
+        const pmr_debug::temp_mark mark(arena);
+        uses(arena);
+        std::memset(arena.allocate(bytes, 8), 4, bytes);
+    }
+    arena.release();
+    sum += run(bug, arena);
+    const char* gone = nullptr;
+    {
+        const pmr_debug::temp_mark mark(arena);
+        gone = static_cast<const char*>(arena.allocate(bytes, 8));
+    }
+    sum += bug == "use_after_rewind" ? reads_the_freed_block(gone) : 0;
+    arena.release();  // so that a first, small chunk waits in quarantine next
+    gone = static_cast<const char*>(arena.allocate(bytes, 8));
+    arena.release();
+    return sum + (bug == "use_after_release" ? reads_the_freed_block(gone) : 0);
+}
+
 constexpr pmr_debug::policy at_once{.freed = pmr_debug::reuse::immediate};
 
 }  // namespace
@@ -81,7 +108,11 @@ int main(int argc, char** argv) {
     int sum = 0;
     bool ok = true;
     const auto use = [&](auto& resource) {
-        sum += run(bug, resource);
+        if constexpr (std::is_base_of_v<pmr_debug::temp_resource_base, std::remove_reference_t<decltype(resource)>>) {
+            sum += run_arena(bug, resource);
+        } else {
+            sum += run(bug, resource);
+        }
         resource.check();
         ok = resource.ok();
     };
@@ -103,6 +134,17 @@ int main(int argc, char** argv) {
         } else if (name == "immediate") {
             pmr_debug::basic_general_purpose_resource<at_once> resource(&pages);
             use(resource);
+        } else if (name == "temp") {
+            pmr_debug::basic_temp_resource<pmr_debug::default_policy> resource;
+            use(resource);
+        } else if (name == "temp_buffer") {
+            static char buffer[2'000'003];
+            {
+                pmr_debug::basic_temp_resource<pmr_debug::default_policy> resource(
+                    buffer + 1, sizeof buffer - 2, {.overflow = pmr_debug::temp_overflow::silent});
+                use(resource);
+            }
+            std::memset(buffer, 1, sizeof buffer);
         } else {
             pmr_debug::general_purpose_resource below;
             pmr_debug::general_purpose_resource resource(&below);

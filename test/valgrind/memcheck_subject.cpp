@@ -2,9 +2,11 @@
 
 #include <pmr_debug/general_purpose_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
+#include <pmr_debug/temp_resource.hpp>
 
 #include <cstddef>
 #include <cstdio>
+#include <cstring>
 #include <memory_resource>
 #include <new>
 #include <string>
@@ -77,6 +79,21 @@ int main(int argc, char** argv) {
     if (upstream == "chain") {
         pmr_debug::general_purpose_resource above(&resource);
         sum = run(bug, above);
+    } else if (upstream == "temp") {
+        pmr_debug::temp_resource<> above;
+        sum = run(bug, above);
+        above.release();
+        above.check();
+    } else if (upstream == "temp_buffer") {
+        static char buffer[1'000'000];
+        {
+            pmr_debug::temp_resource<> above(buffer, sizeof buffer, {.overflow = pmr_debug::temp_overflow::silent});
+            sum = run(bug, above);
+            const pmr_debug::temp_mark mark(above);
+            correct_program(above);
+            above.check();
+        }
+        std::memset(buffer, 1, sizeof buffer);
     } else {
         sum = run(bug, resource);
     }
