@@ -37,7 +37,8 @@ void add_block(report& r, const temp_record& known) noexcept {
 }
 
 // Counts the bytes of [from, to) that are not `value`, and makes them so: each damage is told once.
-PMR_DEBUG_UNSEEN_BY_ASAN bool repair(std::uintptr_t from, std::uintptr_t to, unsigned char value, temp_damage& out) noexcept {
+PMR_DEBUG_UNSEEN_BY_ASAN bool repair(std::uintptr_t from, std::uintptr_t to, unsigned char value,
+                                     temp_damage& out) noexcept {
     out.bad_bytes = 0;
     out.expected = value;
     auto* const bytes = reinterpret_cast<unsigned char*>(from);
@@ -117,7 +118,8 @@ bool temp_core::spoilt_held(temp_record& r, temp_damage& out) const noexcept {
     return true;
 }
 
-PMR_DEBUG_UNSEEN_BY_ASAN bool temp_core::stale_held(std::uintptr_t from, std::uintptr_t to, temp_damage& out) const noexcept {
+PMR_DEBUG_UNSEEN_BY_ASAN bool temp_core::stale_held(std::uintptr_t from, std::uintptr_t to,
+                                                    temp_damage& out) const noexcept {
     while (from != to && *reinterpret_cast<const unsigned char*>(from) == temp_dead) {
         ++from;
     }
