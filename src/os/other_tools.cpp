@@ -44,6 +44,10 @@ void tell_undefined(const void* p, std::size_t bytes) noexcept {
     static_cast<void>(VALGRIND_MAKE_MEM_UNDEFINED(p, bytes));
 }
 
+void tell_defined(const void* p, std::size_t bytes) noexcept {
+    static_cast<void>(VALGRIND_MAKE_MEM_DEFINED(p, bytes));
+}
+
 unseen_by_valgrind::unseen_by_valgrind(bool active) noexcept : active_(active) {
     if (active_) {
         VALGRIND_DISABLE_ERROR_REPORTING;
@@ -66,6 +70,7 @@ void tell_allocated(const void*, std::size_t) noexcept {}
 void tell_freed(const void*) noexcept {}
 void tell_inaccessible(const void*, std::size_t) noexcept {}
 void tell_undefined(const void*, std::size_t) noexcept {}
+void tell_defined(const void*, std::size_t) noexcept {}
 
 unseen_by_valgrind::unseen_by_valgrind(bool active) noexcept : active_(active) {}
 unseen_by_valgrind::~unseen_by_valgrind() = default;

@@ -34,9 +34,10 @@ void tell_allocated(const void* p, std::size_t bytes) noexcept;
 /// Effects: Memcheck lists the block at \p p as freed; an access is an error from now on.
 void tell_freed(const void* p) noexcept;
 
-/// Effects: an access is an error for Memcheck from now on / is fine, but the contents are undefined.
+/// Effects: an access is an error for Memcheck from now on / is fine, but the contents are undefined / is fine.
 void tell_inaccessible(const void* p, std::size_t bytes) noexcept;
 void tell_undefined(const void* p, std::size_t bytes) noexcept;
+void tell_defined(const void* p, std::size_t bytes) noexcept;
 
 /// While one exists, Memcheck reports no errors of this thread: this library reads what its users may not.
 class unseen_by_valgrind {

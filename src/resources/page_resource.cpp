@@ -68,6 +68,7 @@ struct page_core {
     error_tally errors;
     metadata::resource_record* self = nullptr;
     std::size_t limit_bytes = 0;
+    bool watched = os::under_valgrind() || os::under_asan();
     std::atomic<std::uint64_t> mapped{0};
     std::atomic<std::uint64_t> guarded{0};
     std::atomic<std::uint64_t> guard_count{0};
@@ -77,6 +78,22 @@ struct page_core {
     stuck_pages* stuck_list = nullptr;
 
     [[nodiscard]] block_reporter reports() noexcept { return {.errors = errors, .self = self, .blocks = blocks}; }
+
+    /// Effects: what is left of the last page of a block is nobody's to touch, or is again, for Memcheck and
+    ///   AddressSanitizer. Pages are zeroed, so all of it is defined. It is opened before the pages go, as the
+    ///   sanitizer remembers addresses.
+    void close_rest(const void* p, std::size_t bytes) const noexcept {
+        if (watched) {
+            os::poison(static_cast<const std::byte*>(p) + bytes, pages_of(bytes) - bytes);
+            os::tell_inaccessible(static_cast<const std::byte*>(p) + bytes, pages_of(bytes) - bytes);
+        }
+    }
+    void open_rest(const void* p, std::size_t bytes) const noexcept {
+        if (watched) {
+            os::unpoison(static_cast<const std::byte*>(p) + bytes, pages_of(bytes) - bytes);
+            os::tell_defined(static_cast<const std::byte*>(p) + bytes, pages_of(bytes) - bytes);
+        }
+    }
 
     /// Effects: counts \p bytes as mapped unless the limit is in the way, which is reported if \p report_it.
     bool take(std::size_t bytes, std::size_t requested, std::size_t alignment) noexcept {
@@ -246,6 +263,7 @@ page_resource::~page_resource() {
         }
     });
     core->blocks.for_each_live([&](const metadata::block_entry& e) noexcept {
+        core->open_rest(e.address, e.size);
         os::remove_leak_root(e.address, pages_of(e.size));
         core->give_back(const_cast<void*>(e.address), pages_of(e.size));
     });
@@ -300,6 +318,7 @@ void* page_resource::do_allocate(std::size_t bytes, std::size_t alignment) {
         refuse();
     }
     os::add_leak_root(p, size);
+    core->close_rest(p, bytes);
     return p;
 }
 
@@ -321,6 +340,7 @@ void page_resource::do_deallocate(void* p, std::size_t bytes, std::size_t alignm
     core->reports().mismatch(p, known, bytes, alignment);
     const std::size_t size = pages_of(known.size);
     os::remove_leak_root(p, size);
+    core->open_rest(p, known.size);
     core->drop_guards(page_range(p, size), false);
     core->mapped.fetch_sub(size, std::memory_order_relaxed);
     core->give_back(p, size);
@@ -404,6 +424,8 @@ bool page_resource::resize(void* p, std::size_t old_bytes, std::size_t new_bytes
         os::add_leak_root(p, new_pages);
     }
     core.usage.resize(old_bytes, new_bytes);
+    core.open_rest(p, old_bytes);
+    core.close_rest(p, new_bytes);
     if (new_pages < old_pages) {
         core.drop_guards(page_range(tail, old_pages - new_pages), false);
         core.mapped.fetch_sub(old_pages - new_pages, std::memory_order_relaxed);

@@ -79,6 +79,8 @@ int main(int argc, char** argv) {
     if (upstream == "chain") {
         pmr_debug::general_purpose_resource above(&resource);
         sum = run(bug, above);
+    } else if (upstream == "page") {
+        sum = run(bug, pages);
     } else if (upstream == "temp") {
         pmr_debug::temp_resource<> above;
         sum = run(bug, above);
