@@ -1,5 +1,6 @@
 #include "resources/canary_core.hpp"
 
+#include "os/other_tools.hpp"
 #include "resources/chain_check.hpp"
 
 #include <algorithm>
@@ -92,6 +93,7 @@ canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary
             shared->free(place, sizeof(canary_core));
             throw std::bad_alloc();
         }
+        core->watched = os::under_valgrind() || os::under_asan();
         core->quarantine.open(core->memory, o.quarantine_bytes, o.quarantine_blocks);
     }
     core->self =
@@ -160,6 +162,9 @@ void canary_core::keep_overrun(const retired_block& b) noexcept {
     // Examined before it is kept, as whoever drains the quarantine gives it back.
     const canary_damage before = front_damage(b.block);
     const canary_damage behind = back_damage(b.block);
+    if (watched) {
+        close_all(b.block);
+    }
     quarantine.keep(b);
     report_damage(error_kind::underrun, b.block, before);
     report_damage(error_kind::overrun, b.block, behind);
@@ -174,6 +179,9 @@ void canary_core::retire(const retired_block& b) noexcept {
     retired_block oldest;
     outcome o = quarantine.put(b, oldest);
     if (o == outcome::no_memory) {
+        if (watched) {
+            open_all(b.block);
+        }
         give_back(b);
         return;
     }
@@ -184,11 +192,17 @@ void canary_core::retire(const retired_block& b) noexcept {
 }
 
 void canary_core::release(const retired_block& b) noexcept {
+    if (watched) [[unlikely]] {
+        open_all(b.block);
+    }
     if (is_whole(b)) [[likely]] {
         give_back(b);
         return;
     }
     const canary_damage d = retired_damage(b);
+    if (watched) {
+        close_all(b.block);
+    }
     quarantine.keep(b);
     report_damage(error_kind::write_after_free, b.block, d);
 }
@@ -201,7 +215,13 @@ void canary_core::give_back(const retired_block& b) noexcept {
 
 void canary_core::drain() noexcept {
     for (retired_block b; quarantine.take_any(b);) {
+        if (watched) {
+            open_all(b.block);
+        }
         give_back(b);
+    }
+    if (watched) {  // leaked blocks: their memory is the upstream's alone from here on
+        blocks.for_each_live([&](const metadata::block_entry& e) noexcept { open_guards(e); });
     }
 }
 
@@ -258,7 +278,15 @@ std::size_t canary_core::check_live() noexcept {
     };
     // Under the table's locks no block can be freed, but nothing can be reported either: count, make room, note down.
     std::size_t count = 0;
-    blocks.for_each_live([&](const metadata::block_entry& e) noexcept { count += has_guards(e) ? 0U : 1U; });
+    blocks.for_each_live([&](const metadata::block_entry& e) noexcept {
+        if (watched) {
+            open_guards(e);
+        }
+        count += has_guards(e) ? 0U : 1U;
+        if (watched) {
+            show_live(e);
+        }
+    });
     if (count == 0) {
         return 0;
     }
@@ -269,8 +297,14 @@ std::size_t canary_core::check_live() noexcept {
     const std::size_t most = room != nullptr ? count : std::size(few);
     std::size_t n = 0;
     blocks.for_each_live([&](const metadata::block_entry& e) noexcept {
+        if (watched) {
+            open_guards(e);
+        }
         if (n != most && !has_guards(e)) {
             found[n++] = {.block = e, .before = front_damage(e), .behind = back_damage(e)};
+        }
+        if (watched) {
+            show_live(e);
         }
     });
     std::sort(found, found + n, [](const finding& a, const finding& b) { return a.block.serial < b.block.serial; });
@@ -289,7 +323,14 @@ std::size_t canary_core::check_waiting() noexcept {
     std::size_t count = 0;
     for (std::uint64_t next = 0; next != canary_quarantine::end;) {
         const std::size_t n = quarantine.sweep(next, found, [this](const retired_block& b) noexcept {
-            return is_whole(b) ? canary_damage{} : retired_damage(b);
+            if (watched) {
+                open_all(b.block);
+            }
+            const canary_damage d = is_whole(b) ? canary_damage{} : retired_damage(b);
+            if (watched) {
+                close_all(b.block);
+            }
+            return d;
         });
         for (std::size_t i = 0; i < n; ++i) {
             report_damage(error_kind::write_after_free, found[i].block, found[i].damage);

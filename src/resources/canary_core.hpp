@@ -36,6 +36,7 @@ struct canary_core {
     unsigned alloc_frames = 0;
     unsigned free_frames = 0;
     std::size_t guard_bytes = 0;
+    bool watched = false;  ///< Memcheck or AddressSanitizer is at work, see canary_tools.cpp
     canary_pattern guard;
     canary_pattern fresh;
     canary_pattern freed;
@@ -107,6 +108,13 @@ struct canary_core {
     /// Effects: gives all freed blocks back, damaged ones included.
     void drain() noexcept;
 
+    // ---- canary_tools.cpp. Preconditions: watched.
+    /// Effects: closes the guards of a block that is handed out.
+    void announce(std::byte* p, std::size_t bytes, std::size_t alignment) const noexcept;
+    /// Effects: the rest of deallocate, once the block's record is found, and freed.
+    void deallocate_watched(const retired_block& b) noexcept;
+    void open_guards(const metadata::block_entry& e) const noexcept;
+
 private:
     void add_to_held(std::size_t bytes) noexcept {
         if (os::single_threaded()) {
@@ -122,6 +130,10 @@ private:
     [[nodiscard]] canary_damage retired_damage(const retired_block& b) const noexcept;
     void report_damage(error_kind kind, const metadata::block_entry& e, const canary_damage& d) noexcept;
     void release(const retired_block& b) noexcept;
+    // ---- canary_tools.cpp: all of a block's memory is to be touched again, by nobody, but for the block by nobody
+    void open_all(const metadata::block_entry& e) const noexcept;
+    void close_all(const metadata::block_entry& e) const noexcept;
+    void show_live(const metadata::block_entry& e) const noexcept;
     std::size_t check_live() noexcept;
     std::size_t check_waiting() noexcept;
 };

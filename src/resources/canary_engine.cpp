@@ -58,6 +58,9 @@ void* canary_engine<S>::allocate(canary_core* core, std::size_t bytes, std::size
         if constexpr (S.fill) {
             core->fresh.write(p, bytes);
         }
+        if (core->watched) [[unlikely]] {
+            core->announce(p, bytes, alignment);
+        }
     } else {
         core->usage.add<locked>(bytes);
     }
@@ -101,6 +104,15 @@ void canary_engine<S>::deallocate(canary_core* core, void* p, std::size_t bytes,
         core->usage.remove<locked>(size);
         const canary_layout at = core->layout(size, b.block.alignment);
         b.bytes = at.total;
+        if (core->watched) [[unlikely]] {
+            if constexpr (S.waits) {
+                b.block.live = false;
+                b.block.freed = here;
+                b.block.free_thread = me;
+            }
+            core->deallocate_watched(b);
+            return;
+        }
         auto* const block = static_cast<std::byte*>(p);
         if constexpr (S.guards) {
             if (!core->guard.guard_intact(block - at.front, at.front) ||

@@ -1,5 +1,6 @@
 // A small program for AddressSanitizer to look at: asan_subject <bug> <resource>.
 
+#include <pmr_debug/canary_resource.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
 #include <pmr_debug/temp_resource.hpp>
@@ -21,6 +22,11 @@ constexpr std::size_t bytes = 43;  // not a multiple of what the sanitizer tells
 __attribute__((noinline)) void overruns_the_block(volatile char* p) {
     asm volatile("" : "+r"(p));
     p[bytes] = 'x';
+}
+
+__attribute__((noinline)) void underruns_the_block(volatile char* p) {
+    asm volatile("" : "+r"(p));
+    p[-1] = 'x';
 }
 
 __attribute__((noinline)) int reads_the_freed_block(const volatile char* p) {
@@ -66,6 +72,9 @@ int run(std::string_view bug, std::pmr::memory_resource& resource) {
     std::memset(p, 'a', bytes);
     if (bug == "overrun") {
         overruns_the_block(p);
+    }
+    if (bug == "underrun") {
+        underruns_the_block(p);
     }
     resource.deallocate(p, bytes, 8);
     return bug == "use_after_free" ? reads_the_freed_block(p) : 0;
@@ -136,6 +145,18 @@ int main(int argc, char** argv) {
         } else if (name == "immediate") {
             pmr_debug::basic_general_purpose_resource<at_once> resource(&pages);
             use(resource);
+        } else if (name == "canary") {
+            pmr_debug::canary_resource resource;
+            use(resource);
+        } else if (name == "canary_temp") {
+            // Blocks side by side, within memory that is closed by its owner, too.
+            static char buffer[20'000'003];
+            {
+                pmr_debug::basic_temp_resource<pmr_debug::default_policy> below(buffer + 1, sizeof buffer - 1);
+                pmr_debug::canary_resource resource(&below);
+                use(resource);
+            }
+            std::memset(buffer, 1, sizeof buffer);
         } else if (name == "page") {
             use(pages);
             // Resized in place: what is no part of the block any more is closed, what became part of it is open.

@@ -1,5 +1,6 @@
 // A small program for Memcheck to look at: memcheck_subject <bug> <upstream>.
 
+#include <pmr_debug/canary_resource.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
 #include <pmr_debug/temp_resource.hpp>
@@ -79,6 +80,12 @@ int main(int argc, char** argv) {
     if (upstream == "chain") {
         pmr_debug::general_purpose_resource above(&resource);
         sum = run(bug, above);
+    } else if (upstream == "canary") {
+        // Freed blocks that wait at the end of the program would be leaks of malloc's, so the one that leaks has none.
+        static auto& lives = *new pmr_debug::canary_resource({.quarantine_bytes = 0});
+        pmr_debug::canary_resource above;
+        sum = bug == "leak" ? run(bug, lives) : run(bug, above);
+        above.check();
     } else if (upstream == "page") {
         sum = run(bug, pages);
     } else if (upstream == "temp") {
