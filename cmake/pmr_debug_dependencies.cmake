@@ -100,6 +100,11 @@ function(pmr_debug_add_symboliser_objects target)
     foreach(object IN LISTS objects)
         execute_process(COMMAND "${CMAKE_OBJCOPY}" --preserve-dates --redefine-syms=renames "${object}" ${run})
     endforeach()
+    if(have_backtrace)
+        # The others call src/stack/symboliser.cpp's in its place, which calls this one.
+        execute_process(COMMAND "${CMAKE_OBJCOPY}" --preserve-dates
+                                --redefine-sym=pmr_debug_backtrace_qsort=pmr_debug_libbacktrace_qsort sort.o ${run})
+    endif()
     if(have_demangle)
         target_compile_definitions(
             ${target} PRIVATE __gcclibcxx_demangle_callback=pmr_debug___gcclibcxx_demangle_callback)

@@ -132,6 +132,9 @@ int tables_made = 0;
 int first_valid = 0;
 module_changes seen_modules;
 
+// Of the state that is being made: are its units' ranges ordered? Those come before any functions'.
+constinit bool units_ordered = true;
+
 // The module that libbacktrace gets to see while it starts.
 constinit module shown{};
 
@@ -162,7 +165,44 @@ backtrace_state* state_of(const module& where) noexcept {
     tables[tables_made] = {where, backtrace_create_state(where.executable ? nullptr : where.path, one_thread_at_a_time,
                                                          ignore_error, nullptr)};
     ++tables_made;
+    units_ordered = false;
     return tables[tables_made - 1].state;
+}
+
+// libbacktrace joins a unit's neighbouring address ranges to one, and for an address looks only at those ranges that
+// begin where the nearest one before it begins. In builds without optimisation that misses most inline and template
+// functions: the linker lets each unit that has such a function claim the one copy that is kept, so that within the
+// joined range of the unit it came from ranges of others begin, and nothing is found behind them. So ranges within
+// others are changed to lead to the unit of these: it describes that copy as well.
+
+using comparison = int (*)(const void*, const void*);
+
+/// How libbacktrace keeps the ranges of units, ordered by `low`. Ranges of functions are kept alike.
+struct address_range {
+    std::uintptr_t low;
+    std::uintptr_t high;
+    void* of;
+};
+
+/// True if \p compare is for address ranges: unlike that for lines it looks at their ends, unlike that for symbols at
+/// their beginnings.
+bool orders_ranges(comparison compare) noexcept {
+    const address_range range{.low = 1, .high = 3, .of = nullptr};
+    const address_range shorter{.low = 1, .high = 2, .of = nullptr};
+    const address_range later{.low = 2, .high = 3, .of = nullptr};
+    return compare(&range, &shorter) != 0 && compare(&range, &later) != 0;
+}
+
+void absorb_inner(address_range* ranges, std::size_t count) noexcept {
+    const address_range* outer = nullptr;
+    for (address_range* r = ranges; r != ranges + count; ++r) {
+        if (outer != nullptr && r->low < outer->high && r->high < outer->high) {
+            r->high = outer->high;
+            r->of = outer->of;
+        } else if (r->low != shown.base) {  // what the linker dropped stands at address 0, where nothing is
+            outer = r;
+        }
+    }
 }
 
 struct source_frames {
@@ -229,6 +269,19 @@ void forget_unloaded() noexcept {}
 // the state was made for.
 extern "C" int pmr_debug_dl_iterate_phdr(int (*callback)(dl_phdr_info*, std::size_t, void*), void* data) {
     return show_module(shown, callback, data);
+}
+
+extern "C" void pmr_debug_libbacktrace_qsort(void* base, std::size_t count, std::size_t size,
+                                             int (*compare)(const void*, const void*));
+
+// What libbacktrace calls to order its tables.
+extern "C" void pmr_debug_backtrace_qsort(void* base, std::size_t count, std::size_t size,
+                                          int (*compare)(const void*, const void*)) {
+    pmr_debug_libbacktrace_qsort(base, count, size, compare);
+    if (!units_ordered && size == sizeof(address_range) && orders_ranges(compare)) {
+        units_ordered = true;
+        absorb_inner(static_cast<address_range*>(base), count);
+    }
 }
 #endif
 

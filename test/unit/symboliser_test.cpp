@@ -22,6 +22,29 @@ __attribute__((noinline)) ::pmr_debug::trace_id named(int, const std::vector<int
 
 }  // namespace outer::pmr_debug_users
 
+// Not local to this file: without optimisation each unit that has such functions claims them, though one copy is kept.
+namespace shared_between_units {
+
+template <class T>
+__attribute__((noinline)) ::pmr_debug::trace_id in_a_template(T) {
+    const ::pmr_debug::trace_id id = ::pmr_debug::capture_trace(16);
+    asm volatile("");
+    return id;
+}
+constexpr unsigned line_in_template = __LINE__ - 4;
+
+struct has_members {
+    __attribute__((noinline)) ::pmr_debug::trace_id in_a_member() {
+        const ::pmr_debug::trace_id id = in_a_template(calls);
+        asm volatile("" : "+r"(calls));
+        return id;
+    }
+    static constexpr unsigned line_in_member = __LINE__ - 4;
+    int calls = 0;
+};
+
+}  // namespace shared_between_units
+
 namespace {
 
 using namespace pmr_debug;
@@ -63,6 +86,19 @@ TEST(resolve, finds_function_file_line_and_module) {
     EXPECT_NE(frames[0].module_offset, 0U);
     EXPECT_FALSE(frames[0].inlined);
     EXPECT_TRUE(in_order(frames, {"plain()", "TestBody", "main"})) << text(frames);
+}
+
+TEST(resolve, finds_file_and_line_of_templates_and_members) {
+    shared_between_units::has_members object;
+    const auto frames = frames_of(object.in_a_member());
+    ASSERT_GE(frames.size(), 3U);
+    EXPECT_TRUE(is(frames[0], "shared_between_units::in_a_template<int>(int)")) << text(frames);
+    EXPECT_TRUE(frames[0].file.ends_with("symboliser_test.cpp")) << text(frames);
+    EXPECT_EQ(frames[0].line, shared_between_units::line_in_template) << text(frames);
+    EXPECT_TRUE(is(frames[1], "shared_between_units::has_members::in_a_member()")) << text(frames);
+    EXPECT_EQ(frames[1].line, shared_between_units::has_members::line_in_member) << text(frames);
+    // GoogleTest's own functions are a library without debug information; the test itself is not.
+    EXPECT_NE(frames[2].line, 0U) << text(frames);
 }
 
 TEST(resolve, gives_demangled_names) {
