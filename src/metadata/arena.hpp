@@ -4,6 +4,7 @@
 // debug resource may be installed as the default one or under global new, and a rogue write from a neighbouring user
 // block meets a guard page first.
 
+#include "os/fork_locks.hpp"
 #include "os/thread.hpp"
 
 #include <cstddef>
@@ -48,6 +49,9 @@ public:
 
     /// Bytes handed out now, after rounding.
     [[nodiscard]] std::size_t used() const noexcept;
+
+    /// Effects: a fork takes the lock.
+    void hold(os::fork_locks& locks) noexcept { locks.take(lock_); }
 
     /// Effects: makes all committed pages read-only / writable. Returns: false if the system refuses.
     bool protect() noexcept;

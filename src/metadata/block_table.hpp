@@ -136,6 +136,13 @@ public:
         }
     }
 
+    /// Effects: a fork takes the locks.
+    void hold(os::fork_locks& locks) noexcept {
+        for (std::uint64_t i = 0; shards_ != nullptr && i <= shard_mask_; ++i) {
+            locks.take(shards_[i].lock);
+        }
+    }
+
 private:
     // The size of a freed block moves into its ring entry, and the index of that takes its place.
     struct slot {

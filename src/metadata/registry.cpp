@@ -99,9 +99,23 @@ void end_record(resource_record& r, trace_id died) noexcept {
     r.core = nullptr;
     r.owns = nullptr;
     r.stats = nullptr;
+    r.hold = nullptr;
     unlink_half(living, &r);
     append_half(dead, &r);
     r.alive.store(false, std::memory_order_release);
+}
+
+// Newest first: a resource may call its upstream, which is older, with a lock held.
+void collect_locks(os::fork_locks& locks) noexcept {
+    locks.take(guard);
+    for (const resource_record* r = living.last; r != nullptr; r = r->before) {
+        if (r->hold != nullptr) {
+            r->hold(r->core, locks);
+        }
+    }
+    if (arena* const shared = process_arena(); shared != nullptr) {
+        shared->hold(locks);
+    }
 }
 
 }  // namespace
@@ -109,6 +123,7 @@ void end_record(resource_record& r, trace_id died) noexcept {
 resource_record* register_resource(resource_kind kind, const char* type, std::string_view name, const void* address,
                                    const void* upstream, void* core, trace_id born, owns_function owns,
                                    stats_function stats) noexcept {
+    os::hold_across_fork(collect_locks);
     const std::scoped_lock hold(guard);
     if (resource_record* const former = find_living(address); former != nullptr) {
         end_record(*former, born);
@@ -124,6 +139,7 @@ resource_record* register_resource(resource_kind kind, const char* type, std::st
     r->owns = owns;
     r->describe_address.store(nullptr, std::memory_order_relaxed);
     r->stats = stats;
+    r->hold = nullptr;
     r->kind = kind;
     r->born = born;
     r->died = trace_id::none;
@@ -142,6 +158,13 @@ resource_record* register_resource(resource_kind kind, const char* type, std::st
 void set_describe_address(resource_record* r, describe_address_function f) noexcept {
     if (r != nullptr) {
         r->describe_address.store(f, std::memory_order_release);
+    }
+}
+
+void set_fork(resource_record* r, fork_function f) noexcept {
+    if (r != nullptr) {
+        const std::scoped_lock hold(guard);
+        r->hold = f;
     }
 }
 

@@ -3,6 +3,8 @@
 // Every resource that lives, and those that died last, floor 1: a report can name a dead resource, and the owner of a
 // block it does not know itself.
 
+#include "os/fork_locks.hpp"
+
 #include <pmr_debug/report.hpp>
 #include <pmr_debug/statistics.hpp>
 
@@ -61,6 +63,9 @@ using describe_address_function = bool (*)(void* core, std::uintptr_t address, a
 /// Asks a living resource, by its address, for its counters. Called without the registry's lock.
 using stats_function = statistics (*)(const void* address) noexcept;
 
+/// Has a fork take all locks of a resource, by its core.
+using fork_function = void (*)(void* core, os::fork_locks& locks) noexcept;
+
 struct resource_record {
     std::uint64_t id = 0;
     const void* address = nullptr;  ///< the std::pmr::memory_resource subobject
@@ -69,6 +74,7 @@ struct resource_record {
     owns_function owns = nullptr;
     std::atomic<describe_address_function> describe_address{nullptr};  ///< null: the resource has none; null once dead
     stats_function stats = nullptr;
+    fork_function hold = nullptr;
     resource_kind kind = resource_kind::other;
     std::atomic<bool> alive{false};
     trace_id born = trace_id::none;
@@ -96,6 +102,9 @@ resource_record* register_resource(resource_kind kind, const char* type, std::st
 
 /// Effects: sets the function that fault reports ask. Null \p r is allowed.
 void set_describe_address(resource_record* r, describe_address_function f) noexcept;
+
+/// Effects: sets the function that a fork asks for locks. Null \p r is allowed.
+void set_fork(resource_record* r, fork_function f) noexcept;
 
 /// Effects: marks \p r dead. Null is allowed. Once it returns, nobody looks at the core any more.
 void unregister_resource(resource_record* r, trace_id died) noexcept;

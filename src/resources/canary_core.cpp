@@ -102,6 +102,13 @@ canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary
     if (core->shape.checks) {
         metadata::set_describe_address(core->self, canary_describes);
     }
+    metadata::set_fork(core->self, [](void* c, os::fork_locks& locks) noexcept {
+        auto& mine = *static_cast<canary_core*>(c);
+        mine.blocks.hold(locks);
+        mine.usage.hold(locks);
+        mine.quarantine.hold(locks);
+        mine.memory.hold(locks);
+    });
     report_cycle(core->self, core->errors);
     return core;
 }

@@ -120,6 +120,9 @@ public:
         return found;
     }
 
+    /// Effects: a fork takes the lock.
+    void hold(os::fork_locks& locks) noexcept { locks.take(lock_); }
+
 private:
     [[nodiscard]] bool has_excess() const noexcept { return charged_ > limit_ || totals_.blocks > limit_blocks_; }
     void leave_held(const retired_block& b) noexcept;

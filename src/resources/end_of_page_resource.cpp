@@ -80,6 +80,13 @@ end_of_page_resource_base::end_of_page_resource_base(std::pmr::memory_resource* 
                                               core_->shape.checks ? detail::fence::owns : nullptr,
                                               detail::stats_by_address<end_of_page_resource_base>);
     metadata::set_describe_address(core_->self, detail::fence::describe_address);
+    metadata::set_fork(core_->self, [](void* c, os::fork_locks& locks) noexcept {
+        auto& mine = *static_cast<detail::fence_core*>(c);
+        locks.take(mine.lock);
+        locks.take(mine.bump);
+        mine.usage.hold(locks);
+        mine.memory.hold(locks);
+    });
     detail::report_cycle(core_->self, core_->errors);
 }
 

@@ -136,6 +136,7 @@ struct unit : metadata::address_range {
     bool untrapped = false;  ///< counts as retired and not, or not yet, trapped
     bool orphaned = false;   ///< forgotten while attached: whoever detaches it frees this descriptor
     bool warm = false;       ///< its pages are in memory already
+    std::uint32_t freed_search = 0;  ///< slot at which the last search for a freed one ended
     std::uint64_t first_serial = 0;
     std::size_t request = 0;  ///< large: size as requested
     traced_record large_record{};
@@ -245,6 +246,7 @@ struct general_purpose_core {
 
     os::spin_lock lock;  ///< guards everything below; not held while the upstream is called
     unit* units = nullptr;
+    unit* freed_search = nullptr;  ///< unit at which the last search for a freed slot ended; null: none
     unit_queue retired;
     unit_queue reusable;
     unit* oldest_pending = nullptr;

@@ -128,6 +128,17 @@ general_purpose_resource_base::general_purpose_resource_base(std::pmr::memory_re
                                     static_cast<std::pmr::memory_resource*>(this), upstream, core_, born,
                                     detail::owns_block, detail::stats_by_address<general_purpose_resource_base>);
     metadata::set_describe_address(core_->record, detail::describe_address);
+    metadata::set_fork(core_->record, [](void* c, os::fork_locks& locks) noexcept {
+        auto& mine = *static_cast<detail::general_purpose_core*>(c);
+        if (mine.gate != nullptr) {  // all others are taken within it only
+            locks.take(mine.gate->lock);
+            return;
+        }
+        locks.take(mine.shared_cache_lock);
+        locks.take(mine.limit_lock);
+        locks.take(mine.lock);
+        mine.memory->hold(locks);
+    });
     core_->options.name = core_->record != nullptr ? std::string_view(core_->record->name) : std::string_view();
     if (core_->gate != nullptr) {
         const writable_section leaves_it_protected(*core_);

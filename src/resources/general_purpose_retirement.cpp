@@ -35,6 +35,7 @@ void forget_records(general_purpose_core& core, unit& u) noexcept {
         u.in = nullptr;
     }
     free_records(core, u);
+    core.freed_search = core.freed_search == &u ? nullptr : core.freed_search;
     (u.previous != nullptr ? u.previous->following : core.units) = u.following;
     if (u.following != nullptr) {
         u.following->previous = u.previous;

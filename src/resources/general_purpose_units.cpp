@@ -336,14 +336,16 @@ unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alig
 
 slot_ref take_freed_slot(general_purpose_core& core, unsigned cls, std::size_t alignment) noexcept {
     guard_lock hold(core);
-    for (unit* u = core.units; u != nullptr; u = u->following) {
-        if (u->large || u->damaged || u->size_class < cls || u->slot_size % alignment != 0 ||
-            u->phase.load(std::memory_order_relaxed) != unit_phase::active) {
-            continue;
-        }
-        const std::uint32_t used = u->next.load(std::memory_order_relaxed);
-        for (std::uint32_t i = 0; i < used; ++i) {
-            const slot_ref s{u, i};
+    // Each search goes on where the last one ended, or the slots that are not to be had would be looked at every time.
+    unit* start = core.freed_search != nullptr ? core.freed_search : core.units;
+    for (unit* u = start; u != nullptr;) {
+        const bool suits = !u->large && !u->damaged && u->size_class >= cls && u->slot_size % alignment == 0 &&
+                           u->phase.load(std::memory_order_relaxed) == unit_phase::active &&
+                           u->unfreed.load(std::memory_order_relaxed) != u->capacity;
+        const std::uint32_t used = suits ? u->next.load(std::memory_order_relaxed) : 0;
+        for (std::uint32_t seen = 0; seen < used; ++seen) {
+            u->freed_search = u->freed_search + 1 < used ? u->freed_search + 1 : 0;
+            const slot_ref s{u, u->freed_search};
             std::atomic<slot_state>& state = s.record(core).state;
             if (state.load(std::memory_order_acquire) != slot_state::freed) {
                 continue;
@@ -360,6 +362,7 @@ slot_ref take_freed_slot(general_purpose_core& core, unsigned cls, std::size_t a
                 u->unfreed.fetch_sub(1, std::memory_order_acq_rel);  // cannot be the last: this slot is not freed
                 continue;
             }
+            core.freed_search = u;
             core.recycled_units += 1;
             hold.unlock();
             state.store(slot_state::freed, std::memory_order_relaxed);  // for the report, if there is one
@@ -371,6 +374,11 @@ slot_ref take_freed_slot(general_purpose_core& core, unsigned cls, std::size_t a
                 return s;
             }
             hold.lock();
+            start = u;  // damaged units stay; the one that was the start may be gone
+            break;
+        }
+        u = u->following != nullptr ? u->following : core.units;
+        if (u == start) {
             break;
         }
     }

@@ -247,6 +247,14 @@ page_resource::page_resource(const options& o) : core_(nullptr) {
     core->self = metadata::register_resource(
         metadata::resource_kind::page, type_name, o.name, static_cast<std::pmr::memory_resource*>(this), nullptr, core,
         capture_trace(frames_kept), detail::page_owns, detail::stats_by_address<page_resource>);
+    metadata::set_fork(core->self, [](void* c, os::fork_locks& locks) noexcept {
+        auto& mine = *static_cast<detail::page_core*>(c);
+        locks.take(mine.stuck_lock);
+        mine.blocks.hold(locks);
+        mine.guards.hold(locks);
+        mine.usage.hold(locks);
+        mine.memory.hold(locks);
+    });
     core_ = core;
 }
 

@@ -93,6 +93,8 @@ temp_core* temp_core::make(std::pmr::memory_resource* upstream, void* buffer, st
     if (core->shape.checks) {
         metadata::set_describe_address(core->self, describe_address);
     }
+    metadata::set_fork(core->self,
+                       [](void* c, os::fork_locks& locks) noexcept { locks.take(static_cast<temp_core*>(c)->lock); });
     report_cycle(core->self, core->errors);
     return core;
 }

@@ -69,6 +69,12 @@ tracking_core* tracking_core::make(std::pmr::memory_resource* upstream, const tr
     core->self = metadata::register_resource(metadata::resource_kind::tracking, type_name, o.name, owner, upstream,
                                              core, born, core->shape.checks ? tracking_owns : nullptr,
                                              stats_by_address<tracking_resource_base>);
+    metadata::set_fork(core->self, [](void* c, os::fork_locks& locks) noexcept {
+        auto& mine = *static_cast<tracking_core*>(c);
+        mine.blocks.hold(locks);
+        mine.usage.hold(locks);
+        mine.memory.hold(locks);
+    });
     report_cycle(core->self, core->errors);
     return core;
 }

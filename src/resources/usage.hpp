@@ -111,6 +111,9 @@ public:
                 .failed_allocations = failed_};
     }
 
+    /// Effects: a fork takes the lock.
+    void hold(os::fork_locks& locks) noexcept { locks.take(lock_); }
+
 private:
     std::uint64_t add_held(std::size_t bytes) noexcept {
         live_bytes_ += bytes;

@@ -1,0 +1,122 @@
+// Private memory by itself: guard pages, pieces, protection, and the end of it.
+
+#include "metadata/arena.hpp"
+
+#include "os/virtual_memory.hpp"
+#include "support/accessible.hpp"
+#include "system_calls.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <cstring>
+#include <set>
+
+namespace {
+
+using namespace pmr_debug;
+using injection::call;
+using injection::faults;
+using injection::only;
+using metadata::arena;
+using test_support::is_readable;
+using test_support::is_writable;
+
+constexpr std::size_t megabyte = std::size_t{1} << 20;
+
+struct arena_test : ::testing::Test {
+    arena a;
+    void SetUp() override { ASSERT_TRUE(a.open(megabyte)); }
+    void TearDown() override { a.close(); }
+};
+
+TEST_F(arena_test, lies_between_guard_pages) {
+    auto* const first = static_cast<unsigned char*>(a.allocate(megabyte));
+    ASSERT_NE(first, nullptr);
+    EXPECT_TRUE(is_writable(first));
+    EXPECT_TRUE(is_writable(first + megabyte - 1));
+    EXPECT_FALSE(is_readable(first - 1));
+    EXPECT_FALSE(is_readable(first + megabyte));
+}
+
+TEST_F(arena_test, pieces_are_aligned_apart_and_used_again) {
+    auto* const small = static_cast<unsigned char*>(a.allocate(1));
+    auto* const next = static_cast<unsigned char*>(a.allocate(64));
+    auto* const large = static_cast<unsigned char*>(a.allocate(5000));
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(small) % 64, 0U);
+    EXPECT_EQ(next, small + 64);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(large) % os::page_size(), 0U);
+    EXPECT_EQ(a.used(), 64U + 64U + 8192U);
+    std::memset(large, 1, 5000);
+    a.free(large, 5000);
+    EXPECT_EQ(a.used(), 128U);
+    auto* const again = static_cast<unsigned char*>(a.allocate_zeroed(8192));
+    EXPECT_EQ(again, large);
+    EXPECT_EQ(again[0], 0);
+    EXPECT_EQ(again[8191], 0);
+}
+
+TEST_F(arena_test, refuses_what_it_has_no_room_for) {
+    EXPECT_EQ(a.allocate(2 * megabyte), nullptr);
+    EXPECT_EQ(a.allocate(SIZE_MAX), nullptr);
+    std::set<void*> all;
+    while (void* const p = a.allocate(4096)) {
+        EXPECT_TRUE(all.insert(p).second);
+    }
+    EXPECT_EQ(all.size(), megabyte / 4096);
+    EXPECT_EQ(a.allocate(64), nullptr);
+    EXPECT_EQ(a.allocate_zeroed(64), nullptr);
+    a.free(*all.begin(), 4096);
+    EXPECT_EQ(a.allocate(4096), *all.begin());
+}
+
+TEST_F(arena_test, survives_a_refused_commit) {
+    {
+        const faults armed({.calls = only(call::protect), .first = 1, .last = 1});
+        EXPECT_EQ(a.allocate(64), nullptr);
+    }
+    EXPECT_EQ(a.used(), 0U);
+    EXPECT_NE(a.allocate(64), nullptr);
+}
+
+TEST_F(arena_test, is_read_only_while_protected) {
+    void* const p = a.allocate(64);
+    EXPECT_TRUE(a.protect());
+    EXPECT_TRUE(is_readable(p));
+    EXPECT_FALSE(is_writable(p));
+    EXPECT_TRUE(a.unprotect());
+    EXPECT_TRUE(is_writable(p));
+}
+
+TEST_F(arena_test, takes_less_if_there_is_not_so_much) {
+    arena b;
+    {
+        const faults armed({.calls = only(call::map), .first = 1, .last = 1});
+        EXPECT_TRUE(b.open(16 * megabyte));
+    }
+    EXPECT_EQ(b.allocate(8 * megabyte), nullptr);
+    EXPECT_NE(b.allocate(4 * megabyte), nullptr);
+    b.close();
+    const faults armed({.calls = only(call::map), .first = 1, .last = UINT64_MAX});
+    EXPECT_FALSE(b.open(16 * megabyte));
+}
+
+TEST(arena_within, lives_in_its_own_pages) {
+    const auto before = injection::mapped();
+    arena* const a = arena::open_within(megabyte);
+    ASSERT_NE(a, nullptr);
+    EXPECT_TRUE(a->protect());
+    EXPECT_FALSE(is_writable(a));
+    EXPECT_TRUE(a->unprotect());
+    EXPECT_NE(a->allocate(64), nullptr);
+    arena::close_within(a);
+    EXPECT_FALSE(is_readable(a));
+    EXPECT_EQ(injection::to_string(injection::without(injection::mapped(), before)), "");
+    for (const call kind : {call::map, call::protect}) {
+        const faults armed({.calls = only(kind), .first = 1, .last = UINT64_MAX});
+        EXPECT_EQ(arena::open_within(megabyte), nullptr);
+    }
+    EXPECT_EQ(injection::to_string(injection::without(injection::mapped(), before)), "");
+}
+
+}  // namespace

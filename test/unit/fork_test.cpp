@@ -1,0 +1,135 @@
+// A process forks while its threads are anywhere in the library: the child can allocate, free and report.
+
+#include "os/fork_locks.hpp"
+#include "support/sanitizers.hpp"
+
+#include <pmr_debug/pmr_debug.hpp>
+
+#include <gtest/gtest.h>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstdio>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using namespace pmr_debug;
+
+class fork_among_threads : public ::testing::Test {
+protected:
+    void SetUp() override {
+        if (TEST_SANITIZED != 0) {
+            GTEST_SKIP() << "a sanitizer's own locks are not held across a fork";
+        }
+    }
+    collecting_handler reports;
+};
+
+/// The code with which a child that runs \p f exits; -1: it ended otherwise, or not within \p seconds.
+template <class F>
+int exit_of(const F& f, unsigned seconds) {
+    std::fflush(nullptr);
+    const pid_t child = ::fork();
+    if (child == 0) {
+        ::alarm(seconds);
+        ::_exit(f());
+    }
+    int status = 0;
+    EXPECT_EQ(::waitpid(child, &status, 0), child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+// Other threads are anywhere in the library when the process forks; in the child they are no more.
+template <class Resource>
+void go_on_in_children(Resource& r) {
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> threads;
+    for (unsigned t = 0; t < 3; ++t) {
+        threads.emplace_back([&r, &stop, t] {
+            std::vector<void*> held(64);
+            for (std::size_t i = t; !stop.load(std::memory_order_relaxed); ++i) {
+                void*& p = held[i * 7 % held.size()];
+                if (p != nullptr) {
+                    r.deallocate(p, 3000);
+                }
+                p = r.allocate(3000);
+            }
+            for (void* const p : held) {
+                if (p != nullptr) {
+                    r.deallocate(p, 3000);
+                }
+            }
+        });
+    }
+    int failed = 0;
+    for (int i = 0; i < 25; ++i) {
+        std::this_thread::yield();
+        failed += exit_of(
+                      [&r] {
+                          for (int k = 0; k < 300; ++k) {
+                              r.deallocate(r.allocate(3000), 3000);
+                          }
+                          const std::uint64_t errors = r.errors().total();
+                          void* const p = r.allocate(100);
+                          r.deallocate(p, 100);
+                          r.deallocate(p, 100);
+                          return r.errors().total() == errors + 1 && r.stats().live_blocks <= 400 ? 0 : 1;
+                      },
+                      10) != 0
+                      ? 1
+                      : 0;
+        if (failed > 2) {
+            break;
+        }
+    }
+    stop = true;
+    for (std::thread& t : threads) {
+        t.join();
+    }
+    EXPECT_EQ(failed, 0);
+}
+
+TEST_F(fork_among_threads, of_a_heap) {
+    page_resource pages({.handler = &reports});
+    general_purpose_resource heap(&pages, {.handler = &reports});
+    go_on_in_children(heap);
+}
+TEST_F(fork_among_threads, of_a_chain) {
+    page_resource pages({.handler = &reports});
+    general_purpose_resource heap(&pages, {.handler = &reports});
+    canary_resource canary(&heap, {.handler = &reports});
+    tracking_resource tracking(&canary, {.handler = &reports});
+    go_on_in_children(tracking);
+}
+TEST_F(fork_among_threads, of_an_end_of_page_resource) {
+    end_of_page_resource fence({.handler = &reports});
+    go_on_in_children(fence);
+}
+
+// A thread that forks while it holds a lock itself would wait for ever.
+TEST(fork_locks, a_fork_by_who_holds_a_lock_goes_on_without) {
+    static os::brief_lock brief;
+    static os::spin_lock spin;
+    // The collector is the library's own; this one is asked by hand.
+    os::fork_locks& locks = os::fork_locks::the_only();
+    locks.begin();
+    locks.take(spin);
+    locks.take(brief);
+    EXPECT_FALSE(spin.try_lock());
+    EXPECT_FALSE(brief.try_lock());
+    locks.take(spin);  // held already: after a second all are released
+    EXPECT_TRUE(spin.try_lock());
+    EXPECT_TRUE(brief.try_lock());
+    locks.take(spin);  // nothing any more
+    locks.release();
+    EXPECT_FALSE(spin.try_lock());
+    spin.unlock();
+    brief.unlock();
+}
+
+}  // namespace
