@@ -132,10 +132,10 @@ struct unit : metadata::address_range {
     unit* pending_before = nullptr;  ///< neighbours among the retired units that wait for their slab
     unit* pending_after = nullptr;
     bool pending = false;
-    bool booked = false;     ///< its bytes are in the totals of retired ones
-    bool untrapped = false;  ///< counts as retired and not, or not yet, trapped
-    bool orphaned = false;   ///< forgotten while attached: whoever detaches it frees this descriptor
-    bool warm = false;       ///< its pages are in memory already
+    bool booked = false;             ///< its bytes are in the totals of retired ones
+    bool untrapped = false;          ///< counts as retired and not, or not yet, trapped
+    bool orphaned = false;           ///< forgotten while attached: whoever detaches it frees this descriptor
+    bool warm = false;               ///< its pages are in memory already
     std::uint32_t freed_search = 0;  ///< slot at which the last search for a freed one ended
     std::uint64_t first_serial = 0;
     std::size_t request = 0;  ///< large: size as requested
