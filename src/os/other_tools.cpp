@@ -98,6 +98,10 @@ void unpoison(const void* p, std::size_t bytes) noexcept {
     }
 }
 
+bool under_leak_sanitizer() noexcept {
+    return __lsan_register_root_region != nullptr;
+}
+
 void add_leak_root(const void* p, std::size_t bytes) noexcept {
     if (__lsan_register_root_region != nullptr) {
         __lsan_register_root_region(p, bytes);

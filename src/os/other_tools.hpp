@@ -60,6 +60,9 @@ private:
 void poison(const void* p, std::size_t bytes) noexcept;
 void unpoison(const void* p, std::size_t bytes) noexcept;
 
+/// True if LeakSanitizer is part of the program. It reads all memory that looks readable, and guard markers do.
+[[nodiscard]] bool under_leak_sanitizer() noexcept;
+
 /// Effects: LeakSanitizer looks for pointers in these pages, which come from the system and not from malloc / does so
 /// no more. The second must name the same range as the first.
 void add_leak_root(const void* p, std::size_t bytes) noexcept;

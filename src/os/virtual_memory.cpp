@@ -165,6 +165,11 @@ bool map_at_with(void* p, std::size_t bytes, int protection) noexcept {
     return true;
 }
 
+/// Whether guard markers are to be used where the kernel knows them.
+bool markers_wanted() noexcept {
+    return best_tier.load(std::memory_order_relaxed) == guard_tier::marker && !under_leak_sanitizer();
+}
+
 /// Whether the kernel knows guard markers, asked for a page that nothing is special about.
 bool knows_markers() noexcept {
     void* const p = map(page_size(), page_size());
@@ -191,7 +196,7 @@ bool populate(void* p, std::size_t bytes) noexcept {
 
 guard_tier install_guard(void* p, std::size_t bytes) noexcept {
     const guard_tier best = best_tier.load(std::memory_order_relaxed);
-    if (best == guard_tier::marker && markers.load(std::memory_order_relaxed) != knows::no) {
+    if (markers_wanted() && markers.load(std::memory_order_relaxed) != knows::no) {
         if (::madvise(p, bytes, MADV_GUARD_INSTALL) == 0) {
             note(markers, knows::yes);
             return guard_tier::marker;
@@ -214,8 +219,7 @@ guard_tier install_guard(void* p, std::size_t bytes) noexcept {
 
 std::size_t install_markers(const page_range* ranges, std::size_t count, bool used) noexcept {
     // Valgrind does not know the call, and says so on every one.
-    if (best_tier.load(std::memory_order_relaxed) != guard_tier::marker ||
-        markers.load(std::memory_order_relaxed) == knows::no || under_valgrind()) {
+    if (!markers_wanted() || markers.load(std::memory_order_relaxed) == knows::no || under_valgrind()) {
         return 0;
     }
     if (used) {
