@@ -230,6 +230,9 @@ resource_ref find_owner(const void* p, const resource_record* self, below upstre
     const void* next_below = self != nullptr ? self->upstream : nullptr;
     bool direct = true;
     for (resource_record* r = living.last; r != nullptr; r = r->before) {
+        if (r == self && upstreams == below::stop) {
+            break;
+        }
         bool ask = r != self && r->owns != nullptr;
         if (next_below != nullptr && r->address == next_below) {
             ask = ask && upstreams == below::ask && (direct || r->kind != resource_kind::page);

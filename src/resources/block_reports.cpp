@@ -9,6 +9,13 @@ namespace {
 // A block further away than this says nothing about a stray pointer.
 constexpr std::size_t near_bytes = std::size_t{1} << 20;
 
+void add_owner(report& r, const resource_ref& owner, const metadata::owned_block& theirs) noexcept {
+    r.kind = error_kind::wrong_resource;
+    r.owner = owner;
+    r.block = theirs.block;
+    r.allocated = theirs.allocated;
+}
+
 void add_block(report& r, const metadata::block_entry& known) noexcept {
     r.block = metadata::describe(known);
     r.allocated = known.allocated;
@@ -70,10 +77,7 @@ void block_reporter::bad_pointer(metadata::block_table::outcome why, const void*
     if (const resource_ref owner =
             metadata::find_owner(p, self, freed_here ? metadata::below::skip : metadata::below::ask, &theirs);
         owner.id != 0) {
-        r.kind = error_kind::wrong_resource;
-        r.owner = owner;
-        r.block = theirs.block;
-        r.allocated = theirs.allocated;
+        add_owner(r, owner, theirs);
     } else if (freed_here) {
         r.kind = error_kind::double_free;
         add_block(r, found);
@@ -90,6 +94,23 @@ void block_reporter::bad_pointer(metadata::block_table::outcome why, const void*
         }
     }
     raise(errors, r);
+}
+
+bool block_reporter::is_anothers(const void* p, std::size_t bytes, std::size_t alignment) const noexcept {
+    metadata::block_entry known;
+    if (p == nullptr || !blocks.find(p, known) || !known.live ||
+        (known.size == bytes && known.alignment == alignment)) {
+        return false;
+    }
+    metadata::owned_block theirs;
+    const resource_ref owner = metadata::find_owner(p, self, metadata::below::stop, &theirs);
+    if (owner.id == 0) {
+        return false;
+    }
+    report r = call_report(self, error_kind::wrong_resource, p, bytes, alignment);
+    add_owner(r, owner, theirs);
+    raise(errors, r);
+    return true;
 }
 
 void block_reporter::mismatch(const void* p, const metadata::block_entry& known, std::size_t bytes,

@@ -92,6 +92,9 @@ void canary_engine<S>::deallocate(canary_core* core, void* p, std::size_t bytes,
         retired_block b;
         const auto known = [&b](const metadata::block_entry& e) noexcept { b.block = e; };
         if (p == nullptr || !core->blocks.erase_exact<locked>(p, bytes, alignment, here, me, known)) [[unlikely]] {
+            if (core->reports().is_anothers(p, bytes, alignment)) {
+                return;
+            }
             const outcome erased = p == nullptr ? outcome::unknown : core->blocks.erase(p, here, me, b.block);
             if (erased != outcome::done) {
                 core->refuse_pointer(erased, p, b.block, bytes, alignment);

@@ -336,6 +336,9 @@ void page_resource::do_deallocate(void* p, std::size_t bytes, std::size_t alignm
         detail::report_destroyed(this, type_name, p, bytes, alignment);
         return;
     }
+    if (core->reports().is_anothers(p, bytes, alignment)) {
+        return;
+    }
     metadata::block_entry known;
     const outcome erased = p == nullptr
                                ? outcome::unknown

@@ -140,6 +140,9 @@ void tracking_core::refuse_record(metadata::block_table::outcome why, void* p, s
 void tracking_core::deallocate_oddly(void* p, std::size_t bytes, std::size_t alignment, trace_id here,
                                      std::uint32_t me) noexcept {
     using outcome = metadata::block_table::outcome;
+    if (reports().is_anothers(p, bytes, alignment)) {
+        return;
+    }
     metadata::block_entry known;
     const outcome erased = p == nullptr ? outcome::unknown : blocks.erase(p, here, me, known);
     if (erased != outcome::done) {

@@ -96,13 +96,11 @@ static void frees_an_arena_block_on_the_heap(bool planted) {
     pmr_debug::tracking_resource heap(std::pmr::new_delete_resource(), {.name = "heap"});
     std::pmr::monotonic_buffer_resource buffer(&heap);
     pmr_debug::tracking_resource arena(&buffer, {.name = "arena"});
-    void* const first = take_from_the_arena(arena);
     void* const p = take_from_the_arena(arena);
     if (planted) {
         heap.deallocate(p, 40, 8);
     }
     arena.deallocate(p, 40, 8);
-    arena.deallocate(first, 40, 8);
 }
 
 // ---- 45, 46, 21: pointers that are no blocks
