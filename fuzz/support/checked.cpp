@@ -285,8 +285,9 @@ void checked_session::settle() {
     if (stub_ != nullptr && stub_->denials() != denials_seen_) {
         denials_seen_ = stub_->denials();
         const auto answer = stub_->last_denial();
-        // An end-of-page resource gives retired memory back to an upstream that refuses, and asks again.
-        reused_ = reused_ || k_.is == family::end_of_page || subject_.stats().recycled_units != 0;
+        // These two give freed memory back to an upstream that refuses, and ask again.
+        reused_ =
+            reused_ || k_.is == family::end_of_page || k_.is == family::canary || subject_.stats().recycled_units != 0;
         if ((reports() || k_.is == family::general_purpose) && answer != fuzz_upstream::answer::refusal) {
             expectation e = about(answer == fuzz_upstream::answer::null         ? error_kind::upstream_null
                                   : answer == fuzz_upstream::answer::misaligned ? error_kind::upstream_misaligned

@@ -149,8 +149,9 @@ protected:
 ///
 /// Guards are verified on deallocation, by check(), and at destruction. A freed block waits in quarantine unless
 /// `freed` is reuse::immediate, first in first out, and is verified before the upstream gets it back. The upstream
-/// decides which address comes next, so even reuse::never only delays it. A block that was written over is not given
-/// back until destruction.
+/// decides which address comes next, so even reuse::never only delays it. When the upstream is out of memory
+/// (bad_alloc) all that wait go back to it, verified, and it is asked once more. A block that was written over is not
+/// given back until destruction.
 ///
 /// A double, invalid, interior, null or wrong-resource free never reaches the upstream; after a size or alignment
 /// mismatch the upstream gets what was recorded. Whether the upstream gave memory that is in use is noticed only for

@@ -2,6 +2,7 @@
 
 #include "os/other_tools.hpp"
 #include "resources/chain_check.hpp"
+#include "resources/upstream.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -129,6 +130,22 @@ void canary_core::refuse_request(std::size_t bytes, std::size_t alignment) {
     throw std::bad_alloc();
 }
 
+void* canary_core::ask_again(std::size_t bytes, std::size_t alignment) {
+    bool went_back = false;
+    for (retired_block b; quarantine.take_waiting(b);) {
+        went_back = release(b) || went_back;
+    }
+    try {
+        if (!went_back) {
+            throw;
+        }
+        return ask_upstream(*upstream, bytes, alignment);
+    } catch (...) {
+        usage.fail();
+        throw;
+    }
+}
+
 void canary_core::refuse_memory(void* base, const canary_layout& at, std::size_t bytes, std::size_t alignment) {
     usage.fail();
     if (shape.checks) {
@@ -198,13 +215,13 @@ void canary_core::retire(const retired_block& b) noexcept {
     }
 }
 
-void canary_core::release(const retired_block& b) noexcept {
+bool canary_core::release(const retired_block& b) noexcept {
     if (watched) [[unlikely]] {
         open_all(b.block);
     }
     if (is_whole(b)) [[likely]] {
         give_back(b);
-        return;
+        return true;
     }
     const canary_damage d = retired_damage(b);
     if (watched) {
@@ -212,6 +229,7 @@ void canary_core::release(const retired_block& b) noexcept {
     }
     quarantine.keep(b);
     report_damage(error_kind::write_after_free, b.block, d);
+    return false;
 }
 
 void canary_core::give_back(const retired_block& b) noexcept {

@@ -88,6 +88,9 @@ struct canary_core {
     void destroy() noexcept;
 
     // The slow ends of allocate.
+    /// Effects: gives back what waits, each block verified, and asks the upstream once more. Preconditions: it threw
+    ///   bad_alloc, which is being handled. Throws: the same if nothing went back, or what the upstream throws now.
+    void* ask_again(std::size_t bytes, std::size_t alignment);
     [[noreturn]] void refuse_request(std::size_t bytes, std::size_t alignment);
     [[noreturn]] void refuse_memory(void* base, const canary_layout& at, std::size_t bytes, std::size_t alignment);
     [[noreturn]] void refuse_record(metadata::block_table::outcome why, std::byte* p, const canary_layout& at,
@@ -129,7 +132,8 @@ private:
     [[nodiscard]] canary_damage back_damage(const metadata::block_entry& e) const noexcept;
     [[nodiscard]] canary_damage retired_damage(const retired_block& b) const noexcept;
     void report_damage(error_kind kind, const metadata::block_entry& e, const canary_damage& d) noexcept;
-    void release(const retired_block& b) noexcept;
+    /// Returns: false if the block is damaged, and kept.
+    bool release(const retired_block& b) noexcept;
     // ---- canary_tools.cpp: all of a block's memory is to be touched again, by nobody, but for the block by nobody
     void open_all(const metadata::block_entry& e) const noexcept;
     void close_all(const metadata::block_entry& e) const noexcept;

@@ -6,6 +6,8 @@
 #include "resources/upstream.hpp"
 #include "stack/capture.hpp"
 
+#include <new>
+
 namespace pmr_debug::detail {
 
 using outcome = metadata::block_table::outcome;
@@ -34,6 +36,8 @@ void* canary_engine<S>::allocate(canary_core* core, std::size_t bytes, std::size
     void* base = nullptr;
     try {
         base = ask_upstream(*core->upstream, at.total, alignment);
+    } catch (const std::bad_alloc&) {
+        base = core->ask_again(at.total, alignment);
     } catch (...) {
         core->usage.fail();
         throw;

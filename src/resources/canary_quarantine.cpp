@@ -92,14 +92,26 @@ canary_quarantine::outcome canary_quarantine::take_excess(retired_block& oldest)
     return take_excess_held(oldest);
 }
 
-bool canary_quarantine::take_any(retired_block& b) noexcept {
-    const os::brief_hold<true> hold(lock_);
+bool canary_quarantine::take_waiting_held(retired_block& b) noexcept {
     while (!waiting_.empty()) {
         b = waiting_.pop();
         if (b.block.address != nullptr) {
             leave_held(b);
             return true;
         }
+    }
+    return false;
+}
+
+bool canary_quarantine::take_waiting(retired_block& b) noexcept {
+    const os::brief_hold<true> hold(lock_);
+    return take_waiting_held(b);
+}
+
+bool canary_quarantine::take_any(retired_block& b) noexcept {
+    const os::brief_hold<true> hold(lock_);
+    if (take_waiting_held(b)) {
+        return true;
     }
     if (damaged_.empty()) {
         return false;

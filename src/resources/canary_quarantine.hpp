@@ -68,6 +68,8 @@ public:
     [[nodiscard]] outcome put(const retired_block& b, retired_block& oldest) noexcept;
     /// Effects: takes out the oldest block if there is too much.
     [[nodiscard]] outcome take_excess(retired_block& oldest) noexcept;
+    /// Effects: takes out the oldest block that waits. Returns: false if none does.
+    [[nodiscard]] bool take_waiting(retired_block& b) noexcept;
     /// Effects: takes out any block, damaged ones included. Returns: false if there are none left.
     [[nodiscard]] bool take_any(retired_block& b) noexcept;
     /// Effects: keeps \p b, which was written over, until destruction.
@@ -127,6 +129,7 @@ private:
     [[nodiscard]] bool has_excess() const noexcept { return charged_ > limit_ || totals_.blocks > limit_blocks_; }
     void leave_held(const retired_block& b) noexcept;
     void keep_held(const retired_block& b) noexcept;
+    [[nodiscard]] bool take_waiting_held(retired_block& b) noexcept;
     void prefetch_held() const noexcept;
     outcome take_excess_held(retired_block& oldest) noexcept;
 

@@ -309,4 +309,76 @@ TEST_F(canary_quarantine, a_read_and_a_write_before_the_free_are_silent) {
     EXPECT_EQ(errors.count(), 0U);
 }
 
+/// Throws bad_alloc, without a word, rather than have more than so many bytes out.
+class small_upstream final : public std::pmr::memory_resource {
+public:
+    static constexpr std::size_t most = 4096;
+    std::size_t out = 0;
+
+private:
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+        if (bytes > most - out) {
+            throw std::bad_alloc();
+        }
+        void* const p = std::pmr::new_delete_resource()->allocate(bytes, alignment);
+        out += bytes;
+        return p;
+    }
+    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
+        out -= bytes;
+        std::pmr::new_delete_resource()->deallocate(p, bytes, alignment);
+    }
+    [[nodiscard]] bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override {
+        return this == &other;
+    }
+};
+
+TEST_F(canary_quarantine, goes_back_when_the_upstream_is_out_of_memory) {
+    small_upstream small;
+    {
+        canary_resource guarded(&small, canary_options{.handler = &errors});
+        for (int i = 0; i < 100; ++i) {
+            guarded.deallocate(guarded.allocate(1000, 8), 1000, 8);
+        }
+        EXPECT_EQ(guarded.stats().failed_allocations, 0U);
+        EXPECT_GT(guarded.quarantine().blocks, 0U);  // what fits goes on waiting
+        EXPECT_EQ(errors.count(), 0U);
+    }
+    EXPECT_EQ(small.out, 0U);
+}
+
+TEST_F(canary_quarantine, a_late_write_is_found_when_memory_is_out) {
+    small_upstream small;
+    {
+        canary_resource guarded(&small, canary_options{.handler = &errors});
+        void* const stale = allocate_here(guarded, 1000, 8);
+        void* const other = guarded.allocate(1000, 8);
+        free_here(guarded, stale, 1000, 8);
+        guarded.deallocate(other, 1000, 8);
+        stray_write(stale, 3, 1);
+        guarded.deallocate(guarded.allocate(2500, 8), 2500, 8);  // in the place of the other one
+        EXPECT_EQ(only(errors).kind, error_kind::write_after_free);
+        EXPECT_EQ(only(errors).first_bad, static_cast<std::byte*>(stale) + 3);
+        EXPECT_EQ(only(errors).block.size, 1000U);
+        EXPECT_TRUE(trace_contains(only(errors).allocated, "allocate_here"));
+        EXPECT_TRUE(trace_contains(only(errors).freed, "free_here"));
+        EXPECT_EQ(guarded.quarantine().damaged_blocks, 1U);
+        EXPECT_EQ(guarded.stats().failed_allocations, 0U);
+    }
+    EXPECT_EQ(small.out, 0U);
+}
+
+TEST_F(canary_quarantine, memory_that_is_out_for_good_is_a_bad_alloc) {
+    small_upstream small;
+    canary_resource guarded(&small, canary_options{.handler = &errors});
+    void* const live = guarded.allocate(2000, 8);
+    EXPECT_THROW((void)guarded.allocate(3000, 8), std::bad_alloc);  // nothing waits
+    guarded.deallocate(guarded.allocate(1000, 8), 1000, 8);
+    EXPECT_THROW((void)guarded.allocate(3000, 8), std::bad_alloc);  // not even with what waited
+    EXPECT_EQ(guarded.quarantine().blocks, 0U);
+    EXPECT_EQ(guarded.stats().failed_allocations, 2U);
+    EXPECT_EQ(errors.count(), 0U);
+    guarded.deallocate(live, 2000, 8);
+}
+
 }  // namespace
