@@ -68,6 +68,9 @@ void canary_quarantine::prefetch_held() const noexcept {
         return;
     }
     const retired_block& b = waiting_.at(waiting_.head() + ahead);
+    if (b.block.address == nullptr) {  // taken out meanwhile
+        return;
+    }
     // The upstream may have a header before the guard; after five lines the processor has noticed by itself.
     const std::byte* const from = static_cast<const std::byte*>(b.block.address) - line / 2;
     const std::size_t bytes = b.bytes < most ? b.bytes : most;

@@ -3,6 +3,7 @@
 #include "resources/general_purpose_memory.hpp"
 
 #include "os/other_tools.hpp"
+#include "resources/upstream.hpp"
 
 #include <algorithm>
 #include <limits>
@@ -43,9 +44,7 @@ chunk* new_chunk(general_purpose_core& core, guard_lock& hold, std::size_t bytes
     void* p = nullptr;
     bool refused = false;
     try {
-        p = core.upstream->allocate(bytes, alignment);
-        // libstdc++ declares allocate as never returning null, so the compiler would drop a plain test of p.
-        asm volatile("" : "+r"(p));
+        p = ask_upstream(*core.upstream, bytes, alignment);
     } catch (...) {
         refused = true;  // whatever upstream throws, our caller sees bad_alloc
     }
