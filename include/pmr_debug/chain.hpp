@@ -23,8 +23,7 @@
 namespace pmr_debug {
 
 /// Effects: writes \p top and its upstreams from the top down, a line each: name, type, number, live bytes and blocks.
-/// A
-///   resource that is none of this library's is given by its address, the standard library's two by their names; its
+///   A resource that is none of this library's is given by its address, the standard library's two by their names; its
 ///   own upstream is not known. A chain that leads back to one of its links ends there, and is reported as
 ///   error_kind::cycle to the default handler.
 /// Preconditions: the chain lives meanwhile. Thread safety: any thread. Allocates nothing.

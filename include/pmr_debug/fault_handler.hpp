@@ -49,8 +49,7 @@ class fault_handler {
 public:
     fault_handler() noexcept : fault_handler(fault_handler_options{}) {}
     /// Effects: as above. The calling thread gets a signal stack, and so does each thread that first uses a resource
-    /// from
-    ///   now on.
+    ///   from now on.
     explicit fault_handler(const fault_handler_options& o) noexcept;
     fault_handler(const fault_handler&) = delete;
     fault_handler& operator=(const fault_handler&) = delete;
@@ -59,9 +58,8 @@ public:
     /// False if another handler was there before, or the system refused.
     [[nodiscard]] bool installed() const noexcept { return installed_; }
 
-    /// Effects: gives the calling thread a signal stack, if it has none. For threads that use no resource, or did
-    /// before
-    ///   the handler came. Without one, faults are reported all the same, except for a stack overflow.
+    /// Effects: gives the calling thread a signal stack, if it has none. For threads that use no resource, or did so
+    ///   before the handler came. Without one, faults are reported all the same, except for a stack overflow.
     /// Returns: false if the system refuses.
     static bool prepare_thread() noexcept;
 

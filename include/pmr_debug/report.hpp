@@ -24,7 +24,7 @@ namespace pmr_debug {
 
 /// Every kind of error. The comment says what `action::carry_on` does afterwards.
 enum class error_kind : std::uint8_t {
-    leak,                   ///< blocks never freed. Their memory goes back to the upstream
+    leak,                   ///< blocks never freed. Their memory goes back to the upstream; canary, tracking: it stays
     double_free,            ///< freed before. The call is ignored
     invalid_free,           ///< never allocated by any resource of this library. The call is ignored
     interior_free,          ///< points into a block, not at its start. The call is ignored
