@@ -4,6 +4,7 @@
 // limits are exact with any number of threads; separate atomics would cost more, one read-modify-write each.
 
 #include "os/brief_lock.hpp"
+#include "os/fork_locks.hpp"
 
 #include <pmr_debug/statistics.hpp>
 
