@@ -86,12 +86,14 @@ public:
         return erase_exact<Locked>(p, size, alignment, freed, thread, [](const block_entry&) noexcept {});
     }
 
-    /// Effects: has the record of \p p fetched into the cache.
+    /// Effects: has the record of \p p fetched into the cache. Takes no lock: while the table grows it may be another
+    ///   place that is fetched.
     void prefetch(const void* p) const noexcept {
         const std::uint64_t h = hash(reinterpret_cast<std::uintptr_t>(p));
         const shard& s = shard_of(h);
-        if (s.slots != nullptr) {
-            __builtin_prefetch(s.slots + home(s, h), 1);
+        const slot* const slots = __atomic_load_n(&s.slots, __ATOMIC_RELAXED);
+        if (slots != nullptr) {
+            __builtin_prefetch(slots + ((h << 6U) >> __atomic_load_n(&s.shift, __ATOMIC_RELAXED)), 1);
         }
     }
 
