@@ -37,10 +37,10 @@ bool block_table::grow(shard& s) noexcept {
         return old_count != 0 && s.used + 1 < old_count;
     }
     slot* const old = s.slots;
-    // prefetch() reads two of them without the lock.
-    __atomic_store_n(&s.slots, fresh, __ATOMIC_RELAXED);
-    s.mask = count - 1;
+    // prefetch() reads the first and the last without the lock: no new slots with the shift of none.
     __atomic_store_n(&s.shift, 64U - static_cast<unsigned>(std::countr_zero(count)), __ATOMIC_RELAXED);
+    s.mask = count - 1;
+    __atomic_store_n(&s.slots, fresh, __ATOMIC_RELEASE);
     for (std::size_t i = 0; i < old_count; ++i) {
         if (old[i].address != 0) {
             *probe(s, old[i].address, hash(old[i].address)) = old[i];

@@ -91,7 +91,7 @@ public:
     void prefetch(const void* p) const noexcept {
         const std::uint64_t h = hash(reinterpret_cast<std::uintptr_t>(p));
         const shard& s = shard_of(h);
-        const slot* const slots = __atomic_load_n(&s.slots, __ATOMIC_RELAXED);
+        const slot* const slots = __atomic_load_n(&s.slots, __ATOMIC_ACQUIRE);
         if (slots != nullptr) {
             __builtin_prefetch(slots + ((h << 6U) >> __atomic_load_n(&s.shift, __ATOMIC_RELAXED)), 1);
         }
