@@ -332,6 +332,9 @@ void checked_session::write_after_free(fuzz_input& in) {
     if (dead_order_.empty() || dead_damage_.size() >= most_damage) {
         return;
     }
+    if (k_.is == family::canary) {
+        follow_quarantine();  // it may have been given up for a request that was refused below
+    }
     const std::size_t n = dead_order_.size();
     const std::uintptr_t at = dead_order_[n - 1 - in.byte() % std::min<std::size_t>(n, 64)];
     const auto found = dead_.find(at);

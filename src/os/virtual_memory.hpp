@@ -11,6 +11,10 @@ namespace pmr_debug::os {
 /// Bytes of a page on this system; a power of two.
 [[nodiscard]] std::size_t page_size() noexcept;
 
+/// No process has that many bytes of addresses. A larger request cannot succeed: nothing is given up for it.
+inline constexpr std::size_t address_space_bytes =
+    sizeof(void*) == 8 ? static_cast<std::size_t>(std::uint64_t{1} << 48) : SIZE_MAX / 4;
+
 [[nodiscard]] constexpr std::size_t round_up(std::size_t n, std::size_t unit) noexcept {
     return (n + unit - 1) & ~(unit - 1);
 }

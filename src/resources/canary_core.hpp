@@ -6,6 +6,7 @@
 #include "metadata/block_table.hpp"
 #include "metadata/registry.hpp"
 #include "os/brief_lock.hpp"
+#include "os/virtual_memory.hpp"
 #include "report/dispatch.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/canary_pattern.hpp"
@@ -63,10 +64,10 @@ struct canary_core {
         return {.front = front, .back = back, .total = front + bytes + back};
     }
 
-    /// True if the request is one that layout() can answer without overflow. Not every upstream can be trusted to
-    /// notice sums that cannot be.
+    /// True if the request is one that layout() can answer without overflow, and that the quarantine may be given up
+    /// for. Not every upstream can be trusted to notice sums that cannot be.
     [[nodiscard]] bool is_possible(std::size_t bytes, std::size_t alignment) const noexcept {
-        constexpr std::size_t most = SIZE_MAX / 2;  // PTRDIFF_MAX
+        constexpr std::size_t most = os::address_space_bytes;
         if ((alignment & (alignment - 1)) != 0 || alignment == 0 || bytes > most || alignment > most - bytes) {
             return false;
         }

@@ -1,6 +1,7 @@
 // The path of every request through an end-of-page resource. Shapes are compiled here, so that a policy of the user's
 // own needs no more of the library than its header.
 
+#include "os/virtual_memory.hpp"
 #include "resources/end_of_page_core.hpp"
 #include "stack/capture.hpp"
 
@@ -77,8 +78,8 @@ void* fence_engine<S>::allocate(fence_core* core, std::size_t bytes, std::size_t
         }
         refuse(*core, bytes, false);
     }
-    // Pools probe their upstream with sizes that cannot be: no report. A quarter leaves room for what is added.
-    if (bytes > PTRDIFF_MAX / 2 || alignment > PTRDIFF_MAX / 4) [[unlikely]] {
+    // Pools probe their upstream with sizes that cannot be: no report. This leaves room for what is added.
+    if (bytes > os::address_space_bytes || alignment > os::address_space_bytes) [[unlikely]] {
         refuse(*core, bytes, false);
     }
     if (core->limited) [[unlikely]] {

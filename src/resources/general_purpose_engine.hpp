@@ -9,6 +9,7 @@
 // Whatever is not plain goes through allocate_slowly / examine_free, which may take the resource's lock.
 
 #include "os/other_tools.hpp"
+#include "os/virtual_memory.hpp"
 #include "resources/general_purpose_core.hpp"
 #include "stack/capture.hpp"
 
@@ -207,7 +208,7 @@ class general_purpose_calls {
         if constexpr (S.threads == threading::single_checked) {
             foreign = !bind_thread(core, thread);
         }
-        if (bytes > PTRDIFF_MAX) {  // pools probe their upstream with such sizes: no report
+        if (bytes > os::address_space_bytes) {  // pools probe their upstream with such sizes: no report
             core.failed.fetch_add(1, std::memory_order_relaxed);
             throw std::bad_alloc();
         }

@@ -291,7 +291,7 @@ unit* refill(general_purpose_core& core, thread_cache& cache, unsigned cls) noex
 }
 
 unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept {
-    // Callers refuse sizes above PTRDIFF_MAX, so this sum cannot wrap.
+    // Callers refuse sizes above address_space_bytes, so this sum cannot wrap.
     const std::size_t size = os::round_up(std::max<std::size_t>(bytes + core.guard_bytes, 1), unit_page);
     std::optional<upstream_fault> fault;
     unit* u = nullptr;

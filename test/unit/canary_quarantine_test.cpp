@@ -347,6 +347,18 @@ TEST_F(canary_quarantine, goes_back_when_the_upstream_is_out_of_memory) {
     EXPECT_EQ(small.out, 0U);
 }
 
+TEST_F(canary_quarantine, is_not_given_up_for_a_request_that_cannot_be) {
+    canary_resource guarded(&upstream, {.handler = &errors});
+    guarded.deallocate(guarded.allocate(100, 8), 100, 8);
+    for (const std::size_t size : {SIZE_MAX / 2 - 4096, std::size_t{1} << 60, (std::size_t{1} << 48) + 1}) {
+        EXPECT_THROW((void)guarded.allocate(size, 8), std::bad_alloc) << size;
+    }
+    EXPECT_THROW((void)guarded.allocate(1, std::size_t{1} << 60), std::bad_alloc);
+    EXPECT_EQ(guarded.quarantine().blocks, 1U);
+    EXPECT_EQ(guarded.stats().failed_allocations, 4U);
+    EXPECT_TRUE(guarded.ok());
+}
+
 TEST_F(canary_quarantine, a_late_write_is_found_when_memory_is_out) {
     small_upstream small;
     {
