@@ -92,6 +92,7 @@ struct canary_options {
     /// About how many freed blocks are remembered, beyond those in quarantine, so that a double free is told from a
     /// stray pointer.
     std::size_t freed_records = 4096;
+    bool audit_winked_out = false;  ///< before_upstream_release() reports live blocks as live_at_destruction
 };
 
 /// Freed blocks that the upstream did not get back yet. Bytes are the upstream's, guards included.
@@ -124,6 +125,16 @@ public:
     std::size_t check() noexcept;
     /// Effects: reports blocks live now, grouped by call path, as error_kind::leak. Returns: how many.
     std::size_t report_leaks() noexcept;
+    /// To be called before an arena below takes all its memory back at once, by `release()` or by its end. The resource
+    /// cannot see that, and would take what is written there next for writes after free.
+    ///
+    /// Effects: verifies all that is known, as check() does, while it can still be read; reports live blocks as
+    ///   live_at_destruction if the options ask for the audit; then forgets live and freed blocks, without giving
+    ///   anything back. Live ones count as deallocated; one that is freed later is an invalid_free with this call's
+    ///   trace. Resources between this one and the arena need a call of their own.
+    /// Returns: how many blocks were live.
+    /// Preconditions: the memory is still there, and nobody uses the resource until it was taken back.
+    std::size_t before_upstream_release() noexcept;
     /// Effects: under threading::single_checked, makes the next thread to use the resource its owner: to hand it over.
     ///   Otherwise none. Preconditions: nobody uses the resource meanwhile, and what was done before happens before
     ///   what the next thread does.
@@ -163,8 +174,8 @@ protected:
 /// Thread safety: as the policy says. single_checked: the records stay sound when a second thread comes;
 /// `report::other` is the bound thread's last traced use, or its first use where no traces are kept. Reports: overrun,
 /// underrun, write_after_free, double_free, invalid_free, interior_free, null_free, wrong_resource, size_mismatch,
-/// alignment_mismatch, foreign_thread, bad_alignment, leak, upstream_null, upstream_misaligned, upstream_overlap,
-/// null_upstream, destroyed_resource.
+/// alignment_mismatch, foreign_thread, bad_alignment, leak, live_at_destruction, upstream_null, upstream_misaligned,
+/// upstream_overlap, null_upstream, destroyed_resource.
 template <policy P>
 class basic_canary_resource final : public canary_resource_base {
     static_assert(is_valid(P), "frames or guard bytes out of range, or traces, guards or fills without checks");

@@ -73,6 +73,7 @@ struct tracking_options {
     std::size_t limit_blocks = 0;       ///< most live blocks; 0: no limit
     /// About how many freed blocks are remembered, so that a double free is told from a stray pointer.
     std::size_t freed_records = 4096;
+    bool audit_winked_out = false;  ///< before_upstream_release() reports live blocks as live_at_destruction
 };
 
 /// Allocations by size: bucket i counts requests of [2^(i-1)+1, 2^i] bytes, bucket 0 those of 0 or 1 byte.
@@ -97,6 +98,15 @@ public:
     [[nodiscard]] bool ok() const noexcept;
     /// Effects: reports blocks live now, grouped by call path, as error_kind::leak. Returns: how many.
     std::size_t report_leaks() noexcept;
+    /// To be called before an arena below takes all its memory back at once, by `release()` or by its end. The resource
+    /// cannot see that, and would take addresses that are handed out again for upstream_overlap.
+    ///
+    /// Effects: reports live blocks as live_at_destruction if the options ask for the audit; then forgets them, without
+    ///   giving anything back. They count as deallocated; one that is freed later is an invalid_free with this call's
+    ///   trace. Resources between this one and the arena need a call of their own.
+    /// Returns: how many blocks were live.
+    /// Preconditions: nobody uses the resource until the memory was taken back.
+    std::size_t before_upstream_release() noexcept;
     /// Effects: writes this scope and its children, oldest first, as a tree under a line of headings, a line each:
     /// name,
     ///   live bytes and blocks, most bytes so far, allocations so far. A child's blocks count in its parents, too, as
@@ -133,8 +143,8 @@ protected:
 /// costs nothing while the process has one thread; `report::other` is the bound thread's last traced use, or its first
 /// use where no traces are kept.
 /// Reports: double_free, invalid_free, interior_free, null_free, wrong_resource, size_mismatch, alignment_mismatch,
-/// foreign_thread, bad_alignment, limit_exceeded, leak, upstream_null, upstream_misaligned, upstream_overlap,
-/// null_upstream, destroyed_resource.
+/// foreign_thread, bad_alignment, limit_exceeded, leak, live_at_destruction, upstream_null, upstream_misaligned,
+/// upstream_overlap, null_upstream, destroyed_resource.
 template <policy P>
 class basic_tracking_resource final : public tracking_resource_base {
     static_assert(is_valid(P), "frames or guard bytes out of range, or traces, guards or fills without checks");

@@ -98,6 +98,26 @@ block_table::outcome block_table::erase(const void* p, trace_id freed, std::uint
     return result;
 }
 
+std::size_t block_table::erase_live(trace_id gone) noexcept {
+    std::size_t count = 0;
+    for (unsigned i = 0; shards_ != nullptr && i <= shard_mask_; ++i) {
+        shard& s = shards_[i];
+        const os::brief_hold<true> hold(s.lock);
+        // Burying one may shift others into slots that were looked at before: again, until none is found.
+        for (bool any = s.slots != nullptr; any;) {
+            any = false;
+            for (std::size_t k = 0; k <= s.mask; ++k) {
+                if (s.slots[k].address != 0 && (s.slots[k].bits & 1U) == 0) {
+                    bury(s, s.slots[k], gone, 0);
+                    any = true;
+                    ++count;
+                }
+            }
+        }
+    }
+    return count;
+}
+
 block_table::outcome block_table::resize(const void* p, std::size_t old_size, std::size_t new_size,
                                          block_entry& found) noexcept {
     const auto address = reinterpret_cast<std::uintptr_t>(p);

@@ -100,6 +100,10 @@ public:
     /// Effects: marks the block at \p p as freed. \p found gets its record as it was before; on `unknown` it is left.
     [[nodiscard]] outcome erase(const void* p, trace_id freed, std::uint32_t thread, block_entry& found) noexcept;
 
+    /// Effects: marks every live block as freed at \p gone by nobody: a free_thread of 0 says that its memory went away
+    ///   without it. Returns: how many.
+    std::size_t erase_live(trace_id gone) noexcept;
+
     /// Effects: replaces the size of the live block at \p p, if it is \p old_size. \p found gets the record as it was.
     [[nodiscard]] outcome resize(const void* p, std::size_t old_size, std::size_t new_size,
                                  block_entry& found) noexcept;

@@ -79,8 +79,12 @@ void block_reporter::bad_pointer(metadata::block_table::outcome why, const void*
         owner.id != 0) {
         add_owner(r, owner, theirs);
     } else if (freed_here) {
-        r.kind = error_kind::double_free;
         add_block(r, found);
+        if (found.free_thread != 0) {
+            r.kind = error_kind::double_free;
+        } else {
+            r.hint = "its memory went away with the upstream's release() before it was freed";
+        }
     } else {
         metadata::block_entry close;
         const relation how = blocks.nearest(p, near_bytes, close);
@@ -123,7 +127,7 @@ void block_reporter::mismatch(const void* p, const metadata::block_entry& known,
     }
 }
 
-std::size_t block_reporter::leaks(error_kind kind) const noexcept {
+std::size_t block_reporter::leaks(error_kind kind, std::string_view hint) const noexcept {
     leak_grouper groups;
     blocks.for_each_live([&](const metadata::block_entry& e) noexcept {
         groups.add(e.allocated, e.size, e.address, e.serial);  // refused: it counts into a group of its own
@@ -134,9 +138,14 @@ std::size_t block_reporter::leaks(error_kind kind) const noexcept {
         r.leaks = groups.finish();
         r.leaked_blocks = count;
         r.leaked_bytes = groups.total_bytes();
+        r.hint = hint;
         raise(errors, r);
     }
     return count;
+}
+
+void block_reporter::winked_out() const noexcept {
+    leaks(error_kind::live_at_destruction, "the upstream is released while they are in use: what they own is lost");
 }
 
 void report_destroyed(const void* address, std::string_view type, const void* p, std::size_t bytes,

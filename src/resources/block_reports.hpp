@@ -7,6 +7,7 @@
 #include "report/dispatch.hpp"
 
 #include <cstddef>
+#include <string_view>
 
 namespace pmr_debug::detail {
 
@@ -49,7 +50,10 @@ struct block_reporter {
                   std::size_t alignment) const noexcept;
 
     /// Effects: raises one report, of leak or \p kind, about all live blocks, if there are any. Returns: how many.
-    std::size_t leaks(error_kind kind = error_kind::leak) const noexcept;
+    std::size_t leaks(error_kind kind = error_kind::leak, std::string_view hint = {}) const noexcept;
+
+    /// Effects: raises live_at_destruction about blocks whose memory the upstream is to take back.
+    void winked_out() const noexcept;
 };
 
 /// Effects: raises destroyed_resource about a call to the dead resource at \p address, to the default handler.

@@ -85,6 +85,7 @@ canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary
         core->fresh = canary_pattern::random(key_of(o.fill_seed, 2));
         core->freed = canary_pattern::random(key_of(o.fill_seed, 3));
     }
+    core->audit_winked_out = o.audit_winked_out;
     core->errors.handler.store(o.handler, std::memory_order_relaxed);
     if (core->shape.checks) {
         const unsigned shards = core->shape.threads == threading::synchronized ? metadata::block_table::max_shards : 1;
@@ -248,6 +249,27 @@ void canary_core::drain() noexcept {
     if (watched) {  // leaked blocks: their memory is the upstream's alone from here on
         blocks.for_each_live([&](const metadata::block_entry& e) noexcept { open_guards(e); });
     }
+}
+
+std::size_t canary_core::forget(trace_id here) noexcept {
+    if (shape.checks) {
+        thread.enter(shape.threads, here, errors, self);
+        check();
+        if (audit_winked_out) {
+            reports().winked_out();
+        }
+        if (watched) {
+            blocks.for_each_live([&](const metadata::block_entry& e) noexcept { open_all(e); });
+        }
+        blocks.erase_live(here);
+        for (retired_block b; quarantine.take_any(b);) {
+            if (watched) {
+                open_all(b.block);
+            }
+        }
+    }
+    held.store(0, std::memory_order_relaxed);
+    return usage.remove_all();
 }
 
 // ---- damage --------------------------------------------------------------------------------------------------------

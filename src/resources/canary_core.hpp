@@ -37,6 +37,7 @@ struct canary_core {
     unsigned alloc_frames = 0;
     unsigned free_frames = 0;
     std::size_t guard_bytes = 0;
+    bool audit_winked_out = false;
     bool watched = false;  ///< Memcheck or AddressSanitizer is at work, see canary_tools.cpp
     canary_pattern guard;
     canary_pattern fresh;
@@ -109,6 +110,8 @@ struct canary_core {
 
     /// Effects: as canary_resource_base::check says.
     std::size_t check() noexcept;
+    /// Effects: as canary_resource_base::before_upstream_release says.
+    std::size_t forget(trace_id here) noexcept;
     /// Effects: gives all freed blocks back, damaged ones included.
     void drain() noexcept;
 

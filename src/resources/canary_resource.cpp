@@ -86,6 +86,10 @@ std::size_t canary_resource_base::report_leaks() noexcept {
     return core_->shape.checks ? core_->reports().leaks() : 0;
 }
 
+std::size_t canary_resource_base::before_upstream_release() noexcept {
+    return core_->forget(stack::capture_from_caller(core_->free_frames));
+}
+
 void canary_resource_base::rebind_thread() noexcept {
     core_->thread.release();
 }

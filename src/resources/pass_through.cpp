@@ -114,6 +114,10 @@ statistics pass_through_base::stats() const noexcept {
     return s;
 }
 
+std::size_t pass_through_base::before_upstream_release() noexcept {
+    return core_->usage.remove_all();
+}
+
 error_counts pass_through_base::errors() const noexcept {
     return snapshot(core_->errors);
 }

@@ -458,14 +458,10 @@ void temp_core::tell_shared_buffer() noexcept {
 }
 
 std::uint32_t temp_core::enter(trace_id here) noexcept {
-    const std::uint32_t me = os::this_thread().number;
-    if (shape.checks && shape.threads == threading::single_checked) {
-        thread.check(me, here, errors, self, nullptr, 0, 0);
+    if (shape.checks) {
+        thread.enter(shape.threads, here, errors, self);
     }
-    if (shape.checks && shape.threads == threading::unchecked) {
-        thread.note(me);
-    }
-    return me;
+    return os::this_thread().number;
 }
 
 }  // namespace pmr_debug::detail

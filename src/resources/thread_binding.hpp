@@ -6,6 +6,8 @@
 #include "os/thread.hpp"
 #include "report/dispatch.hpp"
 
+#include <pmr_debug/policy.hpp>
+
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -23,6 +25,17 @@ public:
             bind_or_report(me, traced, errors, self, p, bytes, alignment);
         } else if (traced != trace_id::none) {
             last_use_.store(traced, std::memory_order_release);
+        }
+    }
+
+    /// Effects: what \p threads asks for when the calling thread uses the resource, not for a request.
+    void enter(threading threads, trace_id traced, error_tally& errors,
+               const metadata::resource_record* self) noexcept {
+        const std::uint32_t me = os::this_thread().number;
+        if (threads == threading::single_checked) {
+            check(me, traced, errors, self, nullptr, 0, 0);
+        } else if (threads == threading::unchecked) {
+            note(me);
         }
     }
 

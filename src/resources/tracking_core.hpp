@@ -28,6 +28,7 @@ struct tracking_core {
     std::size_t limit_bytes = 0;
     std::size_t limit_blocks = 0;
     bool limited = false;
+    bool audit_winked_out = false;
     metadata::block_table blocks;
     metadata::resource_record* self = nullptr;
     metadata::arena memory;
@@ -36,6 +37,9 @@ struct tracking_core {
     alignas(64) usage_counters usage;
 
     alignas(64) thread_binding thread;
+
+    /// Effects: as tracking_resource_base::before_upstream_release says.
+    std::size_t forget(trace_id here) noexcept;
 
     [[nodiscard]] block_reporter reports() noexcept { return {.errors = errors, .self = self, .blocks = blocks}; }
 

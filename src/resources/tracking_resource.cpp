@@ -56,6 +56,7 @@ tracking_core* tracking_core::make(std::pmr::memory_resource* upstream, const tr
     core->limit_bytes = o.limit_bytes;
     core->limit_blocks = o.limit_blocks;
     core->limited = o.limit_bytes != 0 || o.limit_blocks != 0;
+    core->audit_winked_out = o.audit_winked_out;
     core->errors.handler.store(o.handler, std::memory_order_relaxed);
     if (core->shape.checks) {
         const unsigned shards = core->shape.threads == threading::synchronized ? metadata::block_table::max_shards : 1;
@@ -83,6 +84,17 @@ void tracking_core::destroy() noexcept {
     memory.close();
     this->~tracking_core();
     metadata::process_arena()->free(this, sizeof(tracking_core));
+}
+
+std::size_t tracking_core::forget(trace_id here) noexcept {
+    if (shape.checks) {
+        thread.enter(shape.threads, here, errors, self);
+        if (audit_winked_out) {
+            reports().winked_out();
+        }
+        blocks.erase_live(here);
+    }
+    return usage.remove_all();
 }
 
 void tracking_core::refuse_request(std::size_t bytes, std::size_t alignment) {
@@ -216,6 +228,10 @@ bool tracking_resource_base::ok() const noexcept {
 
 std::size_t tracking_resource_base::report_leaks() noexcept {
     return core_->shape.checks ? core_->reports().leaks() : 0;
+}
+
+std::size_t tracking_resource_base::before_upstream_release() noexcept {
+    return core_->forget(stack::capture_from_caller(core_->free_frames));
 }
 
 void tracking_resource_base::rebind_thread() noexcept {

@@ -12,6 +12,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace pmr_debug::detail {
 
@@ -45,6 +46,13 @@ public:
         const os::brief_hold<true> hold(lock_);
         live_bytes_ -= bytes < live_bytes_ ? bytes : live_bytes_;
         live_blocks_ -= live_blocks_ != 0 ? 1 : 0;
+    }
+
+    /// Effects: counts all live blocks as deallocated. Returns: how many.
+    std::uint64_t remove_all() noexcept {
+        const os::brief_hold<true> hold(lock_);
+        live_bytes_ = 0;
+        return std::exchange(live_blocks_, 0);
     }
 
     /// Effects: sets \p bytes aside, if the limits (0: none) allow them, until settle() or abandon().

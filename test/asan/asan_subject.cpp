@@ -155,6 +155,10 @@ int main(int argc, char** argv) {
                 pmr_debug::basic_temp_resource<pmr_debug::default_policy> below(buffer + 1, sizeof buffer - 1);
                 pmr_debug::canary_resource resource(&below);
                 use(resource);
+                std::memset(resource.allocate(bytes, 8), 1, bytes);
+                resource.before_upstream_release();
+                below.release();
+                use(resource);
             }
             std::memset(buffer, 1, sizeof buffer);
         } else if (name == "page") {

@@ -241,6 +241,42 @@ TEST(block_table, agrees_with_a_map_under_random_use) {
     compare_with_model(64, 4096, 20'000, 200'000);
 }
 
+TEST(block_table, erase_live_marks_all_that_live_and_keeps_the_past_of_others) {
+    for (const std::size_t freed_kept : {0U, 1U, 64U, 100'000U}) {
+        fixture f(4, freed_kept);
+        std::mt19937 random(7);
+        std::vector<std::uintptr_t> addresses;
+        for (std::uintptr_t i = 0; i < 3000; ++i) {
+            addresses.push_back(0x1000 + (i * 64 + random() % 4 * 16));
+            ASSERT_EQ(f.insert(addresses.back()), outcome::done);
+        }
+        std::size_t live = addresses.size();
+        for (std::size_t i = 0; i < addresses.size(); i += 3, --live) {
+            ASSERT_EQ(f.erase(addresses[i]), outcome::done);
+        }
+        EXPECT_EQ(f.table.erase_live(trace_id{33}), live);
+        EXPECT_EQ(f.table.erase_live(trace_id{33}), 0U);
+        std::size_t kept = 0;
+        for (std::size_t i = 0; i < addresses.size(); ++i) {
+            block_entry e;
+            if (f.table.find(at(addresses[i]), e)) {
+                ++kept;
+                EXPECT_FALSE(e.live);
+                EXPECT_EQ(e.freed, i % 3 == 0 ? trace_id{22} : trace_id{33});
+                EXPECT_EQ(e.free_thread, i % 3 == 0 ? 4U : 0U);
+                EXPECT_EQ(e.allocated, trace_id{11});
+            }
+            EXPECT_EQ(f.insert(addresses[i]), outcome::done) << "the address is in use again";
+        }
+        if (freed_kept >= addresses.size()) {
+            EXPECT_EQ(kept, addresses.size());
+        } else {
+            EXPECT_LE(kept, (freed_kept + 3) / 4 * 4);
+            EXPECT_GE(kept, freed_kept == 0 ? 0U : 1U);
+        }
+    }
+}
+
 TEST(block_table, refuses_a_block_when_private_memory_is_used_up_and_loses_none) {
     fixture f(1, 4, std::size_t{1} << 20);
     std::uintptr_t n = 0;

@@ -25,6 +25,10 @@ public:
     /// Counters, consistent with each other. They go by the sizes handed to deallocate, which nobody checks here: put a
     /// checking resource above or below.
     [[nodiscard]] statistics stats() const noexcept;
+    /// To be called before an arena below takes all its memory back at once, by `release()` or by its end.
+    /// Effects: counts all live blocks as deallocated. Returns: how many. Preconditions: nobody uses the resource until
+    ///   the memory was taken back.
+    std::size_t before_upstream_release() noexcept;
     [[nodiscard]] error_counts errors() const noexcept;
     /// True if no error of any kind was reported so far.
     [[nodiscard]] bool ok() const noexcept;
