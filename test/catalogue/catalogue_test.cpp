@@ -3,6 +3,7 @@
 
 #include "catalogue.hpp"
 #include "child.hpp"
+#include "text_report.hpp"
 
 #include "support/sanitizers.hpp"
 #include "support/trace_contains.hpp"
@@ -12,16 +13,20 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <cstddef>
 #include <cstring>
+#include <map>
 #include <new>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace {
 
 using catalogue::bug;
 using catalogue::ending;
 using catalogue::finding;
+using catalogue::text_report;
 
 class listening {
 public:
@@ -132,6 +137,56 @@ void expect_silent_twin(const bug& b) {
 
 // ---- in a child, which does not survive -----------------------------------------------------------------------------
 
+std::string value(const std::map<std::string, std::string>& all, const char* which) {
+    const auto at = all.find(which);
+    return at != all.end() ? at->second : std::string();
+}
+
+void expect_words(const std::string& in, const char* wanted, const char* which) {
+    if (wanted != nullptr) {
+        EXPECT_NE(in.find(wanted), std::string::npos) << "no '" << wanted << "' in " << which << ": " << in;
+    }
+}
+
+void expect_quoted(const std::string& in, const char* wanted, const char* which) {
+    if (wanted != nullptr) {
+        expect_words(in, ("\"" + std::string(wanted) + "\" (").c_str(), which);
+    }
+}
+
+void expect_distance(const std::string& fact, const std::string& block, std::ptrdiff_t wanted, const char* which) {
+    if (wanted != -1) {
+        ASSERT_NE(catalogue::address_in(fact), catalogue::none) << which;
+        ASSERT_NE(catalogue::address_in(block), catalogue::none) << which;
+        EXPECT_EQ(catalogue::address_in(fact) - catalogue::address_in(block), static_cast<std::size_t>(wanted))
+            << which;
+    }
+}
+
+/// As expect_finding, for what a child printed.
+void expect_printed(const text_report& r, const finding& f) {
+    EXPECT_EQ(r.headline.substr(0, r.headline.find(':')), pmr_debug::to_string(f.kind));
+    expect_quoted(value(r.facts, "resource"), f.resource, "resource");
+    expect_quoted(value(r.facts, "owner"), f.owner, "owner");
+    const std::string block = value(r.facts, "block");
+    const std::string given = value(r.facts, "given") + value(r.facts, "requested");
+    if (f.size != catalogue::any) {
+        expect_words(block, (", " + std::to_string(f.size) + " bytes,").c_str(), "block");
+    }
+    expect_number(catalogue::number_after(given, "size"), f.given_size, "given size");
+    expect_number(catalogue::number_after(block, "alignment"), f.alignment, "alignment");
+    expect_number(catalogue::number_after(given, "alignment"), f.given_alignment, "given alignment");
+    expect_distance(value(r.facts, "pointer"), block, f.offset, "offset of the pointer");
+    expect_distance(value(r.facts, "first bad"), block, f.bad_offset, "offset of the damage");
+    expect_words(value(r.traces, "here"), f.here, "here");
+    expect_words(value(r.traces, "allocated"), f.allocated, "allocated");
+    expect_words(value(r.traces, "freed"), f.freed, "freed");
+    expect_words(value(r.traces, "other use"), f.other, "other");
+    expect_words(value(r.traces, "resource constructed"), f.born, "born");
+    expect_words(value(r.traces, "resource destroyed"), f.died, "died");
+    expect_words(r.text, f.text, "text");
+}
+
 void expect_planted_in_a_child(const bug& b) {
     const catalogue::child_end end = catalogue::run_in_child(
         [](const void* context) { static_cast<const bug*>(context)->run(true); }, &b, /*capture=*/true);
@@ -142,14 +197,10 @@ void expect_planted_in_a_child(const bug& b) {
         EXPECT_TRUE(end.number == SIGSEGV || end.number == SIGBUS) << ::strsignal(end.number);
     }
     SCOPED_TRACE(end.output);
-    for (const finding& f : b.findings) {
-        const std::string headline = "pmr_debug: " + std::string(pmr_debug::to_string(f.kind)) + ": ";
-        EXPECT_NE(end.output.find(headline), std::string::npos) << "no '" << headline << "'";
-        for (const char* const words : {f.resource, f.owner, f.here, f.allocated, f.freed, f.other, f.text}) {
-            if (words != nullptr) {
-                EXPECT_NE(end.output.find(words), std::string::npos) << "no '" << words << "'";
-            }
-        }
+    const std::vector<text_report> reports = catalogue::parse_reports(end.output);
+    ASSERT_EQ(reports.size(), b.findings.size());
+    for (std::size_t i = 0; i < reports.size(); ++i) {
+        expect_printed(reports[i], b.findings[i]);
     }
 }
 

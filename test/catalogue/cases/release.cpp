@@ -167,7 +167,7 @@ std::vector<bug> release_bugs() {
          .found_by = "end_of_page as the upstream, fault_handler",
          .run = reads_after_release_of_a_std_pool,
          .findings = {{.kind = use_after_free,
-                       .resource = "\"memory\"",
+                       .resource = "memory",
                        .here = "read_through_the_old_pointer",
                        .allocated = "take_a_text",
                        .freed = "release_all"}},
