@@ -14,6 +14,8 @@ namespace {
 
 constexpr std::size_t smallest = 64;
 constexpr std::size_t commit_step = std::size_t{1} << 18;
+// What an arena that expects protection takes by pages of the usual size: most resources need no more.
+constexpr std::size_t small_pages = std::size_t{1} << 18;
 constexpr std::size_t least_reserve = std::size_t{1} << 20;
 
 }  // namespace
@@ -37,6 +39,7 @@ void arena::close() noexcept {
     }
     base_ = nullptr;
     reserved_ = committed_ = next_ = used_ = 0;
+    huge_from_ = 0;
     for (piece*& head : free_) {
         head = nullptr;
     }
@@ -79,12 +82,19 @@ void* arena::allocate(std::size_t bytes) noexcept {
         return p;
     }
     const std::size_t page = os::page_size();
-    const std::size_t start = os::round_up(next_, size < page ? smallest : page);
+    std::size_t start = os::round_up(next_, size < page ? smallest : page);
+    if (start < huge_from_ && start + size > small_pages) {
+        start = huge_from_;
+    }
     if (start > reserved_ || size > reserved_ - start) {
         return nullptr;
     }
     if (start + size > committed_) {
-        std::size_t want = os::round_up(start + size - committed_, commit_step);
+        // A huge page lies within pages of equal permissions, so they are committed as a whole.
+        const auto address = reinterpret_cast<std::uintptr_t>(base_);
+        std::size_t want = huge_from_ != 0 && start >= huge_from_
+                               ? os::round_up(address + start + size, os::huge_page) - (address + committed_)
+                               : os::round_up(start + size - committed_, commit_step);
         want = want < reserved_ - committed_ ? want : reserved_ - committed_;
         if (!os::commit(base_ + committed_, want)) {
             return nullptr;
@@ -116,6 +126,15 @@ void arena::free(void* p, std::size_t bytes) noexcept {
 std::size_t arena::used() const noexcept {
     const std::scoped_lock hold(lock_);
     return used_;
+}
+
+void arena::expect_protection() noexcept {
+    const auto address = reinterpret_cast<std::uintptr_t>(base_);
+    const std::size_t first = os::round_up(address + 1, os::huge_page) - address;
+    if (reserved_ >= 32 * os::huge_page) {  // in a small one the pages before the first huge page would be missed
+        os::prefer_huge_pages(base_ + first, reserved_ - first);
+        huge_from_ = first;
+    }
 }
 
 bool arena::protect() noexcept {

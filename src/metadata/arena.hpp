@@ -53,6 +53,10 @@ public:
     /// Effects: a fork takes the lock.
     void hold(os::fork_locks& locks) noexcept { locks.take(lock_); }
 
+    /// Effects: memory beyond the first 256 KiB is taken by huge pages. What protect() costs grows with the number of
+    ///   pages, so that a large arena would be slow without. Call before so much is used.
+    void expect_protection() noexcept;
+
     /// Effects: makes all committed pages read-only / writable. Returns: false if the system refuses.
     bool protect() noexcept;
     bool unprotect() noexcept;
@@ -67,6 +71,7 @@ private:
     std::size_t committed_ = 0;
     std::size_t next_ = 0;
     std::size_t used_ = 0;
+    std::size_t huge_from_ = 0;  ///< offset of the first huge page; 0: none
     mutable os::spin_lock lock_;
     piece* free_[40]{};
 };

@@ -194,6 +194,10 @@ bool populate(void* p, std::size_t bytes) noexcept {
     return ::madvise(p, bytes, MADV_POPULATE_WRITE) == 0;
 }
 
+void prefer_huge_pages(void* p, std::size_t bytes) noexcept {
+    (void)::madvise(p, bytes, MADV_HUGEPAGE);
+}
+
 guard_tier install_guard(void* p, std::size_t bytes) noexcept {
     const guard_tier best = best_tier.load(std::memory_order_relaxed);
     if (markers_wanted() && markers.load(std::memory_order_relaxed) != knows::no) {

@@ -45,6 +45,12 @@ bool discard(void* p, std::size_t bytes) noexcept;
 /// Effects: takes memory for the pages now, which is cheaper than one fault a page. A refusal is harmless.
 bool populate(void* p, std::size_t bytes) noexcept;
 
+/// Bytes of a huge page, where the system has them (x86-64, and aarch64 with pages of 4 KiB).
+inline constexpr std::size_t huge_page = std::size_t{1} << 21;
+
+/// Effects: asks the system to use huge pages for a range from now on. Nothing but speed depends on the answer.
+void prefer_huge_pages(void* p, std::size_t bytes) noexcept;
+
 /// How a range was made inaccessible.
 enum class guard_tier : std::uint8_t {
     marker,   ///< MADV_GUARD_INSTALL: splits no mapping (Linux 6.13 and later)

@@ -34,6 +34,7 @@ general_purpose_core* make_core(std::pmr::memory_resource* upstream, const gener
     if (p.protect_metadata) {
         metadata::arena* const shared = metadata::process_arena();
         gate = shared != nullptr ? shared->allocate(sizeof(write_gate)) : nullptr;
+        memory->expect_protection();
     }
     if (place == nullptr || tables == nullptr || (p.protect_metadata && gate == nullptr)) {
         metadata::arena::close_within(memory);

@@ -88,6 +88,34 @@ TEST_F(arena_test, is_read_only_while_protected) {
     EXPECT_TRUE(is_writable(p));
 }
 
+TEST_F(arena_test, takes_huge_pages_where_protection_is_expected) {
+    arena b;
+    ASSERT_TRUE(b.open(64 * os::huge_page));
+    b.expect_protection();
+    std::uintptr_t last = 0;
+    for (std::size_t used = 0; used < megabyte / 4; used += 4096) {
+        last = reinterpret_cast<std::uintptr_t>(b.allocate(4096));
+        EXPECT_NE(last, 0U);
+    }
+    const auto beyond = reinterpret_cast<std::uintptr_t>(b.allocate(4096));
+    EXPECT_EQ(beyond % os::huge_page, 0U);
+    EXPECT_GE(beyond, last + 4096);
+    EXPECT_TRUE(is_writable(reinterpret_cast<void*>(beyond + os::huge_page - 1)));  // committed as a whole
+    EXPECT_TRUE(b.protect());
+    EXPECT_FALSE(is_writable(reinterpret_cast<void*>(beyond)));
+    EXPECT_TRUE(b.unprotect());
+    EXPECT_TRUE(is_writable(reinterpret_cast<void*>(beyond)));
+    b.close();
+
+    // No room for that in a small one: all of it is used.
+    a.expect_protection();
+    std::size_t pieces = 0;
+    while (a.allocate(4096) != nullptr) {
+        ++pieces;
+    }
+    EXPECT_EQ(pieces, megabyte / 4096);
+}
+
 TEST_F(arena_test, takes_less_if_there_is_not_so_much) {
     arena b;
     {
