@@ -105,9 +105,10 @@ checked_session::verdict checked_session::expect_request(std::size_t bytes, std:
 
 void checked_session::expect_impossible(std::size_t bytes, std::size_t alignment) {
     expect_foreign(nullptr, bytes, alignment);
-    // Sizes that no sum can reach are refused before the limits are looked at.
-    if (bytes <= SIZE_MAX / 2 && k_.is != family::end_of_page &&
-        (k_.is == family::general_purpose || alignment <= SIZE_MAX / 2 - bytes)) {
+    // Sizes that no sum can reach are refused before the limits are looked at. What is more than all addresses, too, by
+    // the resources that ask for memory of their own.
+    if (bytes <= SIZE_MAX / 2 && alignment <= SIZE_MAX / 2 - bytes && k_.is != family::general_purpose &&
+        k_.is != family::end_of_page) {
         expect_limit(bytes, alignment);
     }
 }

@@ -110,7 +110,7 @@ TEST(general_purpose_peak, a_request_that_failed_is_no_use) {
     pmr_debug::page_resource pages;
     pmr_debug::general_purpose_resource heap(&pages, {.limit_blocks = 10});
     void* const p = heap.allocate(100, 8);
-    EXPECT_THROW(static_cast<void>(heap.allocate(PTRDIFF_MAX - 4096, 8)), std::bad_alloc);
+    EXPECT_THROW(static_cast<void>(heap.allocate(std::size_t{1} << 47, 8)), std::bad_alloc);
     EXPECT_EQ(heap.stats().peak_bytes, 100U);
     EXPECT_EQ(heap.stats().peak_blocks, 1U);
     heap.deallocate(p, 100, 8);
