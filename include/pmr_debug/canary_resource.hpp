@@ -24,11 +24,10 @@
 ///   assert(guarded.check() == 0);
 /// \endcode
 
+#include <pmr_debug/detail/construction.hpp>
 #include <pmr_debug/policy.hpp>
 #include <pmr_debug/report.hpp>
 #include <pmr_debug/statistics.hpp>
-
-#include <gsl/pointers>
 
 #include <cstddef>
 #include <cstdint>
@@ -184,11 +183,10 @@ class basic_canary_resource final : public canary_resource_base {
 public:
     /// Upstream: std::pmr::new_delete_resource().
     basic_canary_resource() : basic_canary_resource(canary_options{}) {}
+    explicit basic_canary_resource(detail::empty_braces /*options*/) : basic_canary_resource() {}
     explicit basic_canary_resource(const canary_options& o)
         : canary_resource_base(std::pmr::new_delete_resource(), o, P) {}
-    explicit basic_canary_resource(std::pmr::memory_resource* upstream, const canary_options& o = {})
-        : canary_resource_base(upstream, o, P) {}
-    explicit basic_canary_resource(gsl::not_null<std::pmr::memory_resource*> upstream, const canary_options& o = {})
+    explicit basic_canary_resource(detail::upstream_argument upstream, const canary_options& o = {})
         : canary_resource_base(upstream.get(), o, P) {}
 
 private:

@@ -24,11 +24,10 @@
 /// The idea is Bruce Perens' Electric Fence; that guards need not be mappings of their own is Linux'
 /// MADV_GUARD_INSTALL.
 
+#include <pmr_debug/detail/construction.hpp>
 #include <pmr_debug/policy.hpp>
 #include <pmr_debug/report.hpp>
 #include <pmr_debug/statistics.hpp>
-
-#include <gsl/pointers>
 
 #include <cstddef>
 #include <cstdint>
@@ -176,12 +175,10 @@ class basic_end_of_page_resource final : public end_of_page_resource_base {
 public:
     /// No upstream: pages of the operating system.
     basic_end_of_page_resource() : basic_end_of_page_resource(end_of_page_options{}) {}
+    explicit basic_end_of_page_resource(detail::empty_braces /*options*/) : basic_end_of_page_resource() {}
     explicit basic_end_of_page_resource(const end_of_page_options& o)
         : end_of_page_resource_base(nullptr, false, o, P) {}
-    explicit basic_end_of_page_resource(std::pmr::memory_resource* upstream, const end_of_page_options& o = {})
-        : end_of_page_resource_base(upstream, true, o, P) {}
-    explicit basic_end_of_page_resource(gsl::not_null<std::pmr::memory_resource*> upstream,
-                                        const end_of_page_options& o = {})
+    explicit basic_end_of_page_resource(detail::upstream_argument upstream, const end_of_page_options& o = {})
         : end_of_page_resource_base(upstream.get(), true, o, P) {}
 
 private:

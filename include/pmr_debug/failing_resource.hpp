@@ -16,10 +16,9 @@
 ///   pmr_debug::induced_failure f = memory.last_failure();  // request, size, and the trace of who asked
 /// \endcode
 
+#include <pmr_debug/detail/construction.hpp>
 #include <pmr_debug/detail/pass_through.hpp>
 #include <pmr_debug/stack_trace.hpp>
-
-#include <gsl/pointers>
 
 #include <cstddef>
 #include <cstdint>
@@ -60,10 +59,10 @@ struct induced_failure {
 class failing_resource final : public detail::pass_through_base {
 public:
     /// Upstream: std::pmr::new_delete_resource().
+    failing_resource() : failing_resource(failing_options{}) {}
+    explicit failing_resource(detail::empty_braces /*options*/) : failing_resource() {}
     explicit failing_resource(const failing_options& o);
-    explicit failing_resource(std::pmr::memory_resource* upstream, const failing_options& o = {});
-    explicit failing_resource(gsl::not_null<std::pmr::memory_resource*> upstream, const failing_options& o = {})
-        : failing_resource(upstream.get(), o) {}
+    explicit failing_resource(detail::upstream_argument upstream, const failing_options& o = {});
 
     /// Effects: forgets requests and failures so far, and goes by \p plan from now on.
     void restart(const failure_plan& plan) noexcept;

@@ -20,11 +20,10 @@
 ///   std::pmr::vector<int> v({1, 2, 3}, &heap);
 /// \endcode
 
+#include <pmr_debug/detail/construction.hpp>
 #include <pmr_debug/policy.hpp>
 #include <pmr_debug/report.hpp>
 #include <pmr_debug/statistics.hpp>
-
-#include <gsl/pointers>
 
 #include <cstddef>
 #include <cstdint>
@@ -137,12 +136,10 @@ class basic_general_purpose_resource final : public general_purpose_resource_bas
 public:
     /// Upstream: std::pmr::new_delete_resource().
     basic_general_purpose_resource() : basic_general_purpose_resource(general_purpose_options{}) {}
+    explicit basic_general_purpose_resource(detail::empty_braces /*options*/) : basic_general_purpose_resource() {}
     explicit basic_general_purpose_resource(const general_purpose_options& o)
         : general_purpose_resource_base(std::pmr::new_delete_resource(), o, P) {}
-    explicit basic_general_purpose_resource(std::pmr::memory_resource* upstream, const general_purpose_options& o = {})
-        : general_purpose_resource_base(upstream, o, P) {}
-    explicit basic_general_purpose_resource(gsl::not_null<std::pmr::memory_resource*> upstream,
-                                            const general_purpose_options& o = {})
+    explicit basic_general_purpose_resource(detail::upstream_argument upstream, const general_purpose_options& o = {})
         : general_purpose_resource_base(upstream.get(), o, P) {}
 
 private:

@@ -16,10 +16,9 @@
 ///   std::pmr::vector<int> v(proxy.resource());
 /// \endcode
 
+#include <pmr_debug/detail/construction.hpp>
 #include <pmr_debug/report.hpp>
 #include <pmr_debug/statistics.hpp>
-
-#include <gsl/pointers>
 
 #include <memory_resource>
 #include <string_view>
@@ -49,9 +48,7 @@ struct proxy_options {
 /// null_upstream, cycle.
 class immortal_proxy {
 public:
-    explicit immortal_proxy(std::pmr::memory_resource* target, const proxy_options& o = {});
-    explicit immortal_proxy(gsl::not_null<std::pmr::memory_resource*> target, const proxy_options& o = {})
-        : immortal_proxy(target.get(), o) {}
+    explicit immortal_proxy(detail::upstream_argument target, const proxy_options& o = {});
     immortal_proxy(immortal_proxy&& other) noexcept : forwarder_(other.forwarder_) { other.forwarder_ = nullptr; }
     immortal_proxy& operator=(immortal_proxy&&) = delete;
     ~immortal_proxy();
@@ -61,10 +58,9 @@ public:
     /// Effects: the target is about to end. A second call does nothing.
     void retire() noexcept;
     [[nodiscard]] bool retired() const noexcept;
-    /// Effects: sends calls to \p target from now on, a null one or one whose chain leads to the forwarder excepted:
-    /// that
-    ///   is reported as null_upstream, which ends the process, or as cycle. Blocks stay with the resource they came
-    ///   from, so there should be none. Returns: false if nothing changed.
+    /// Effects: sends calls to \p target from now on. A null target is reported as null_upstream, which ends the
+    ///   process; one whose chain leads to the forwarder as cycle, and not taken. Blocks stay with the resource they
+    ///   came from, so there should be none. Returns: false if nothing changed.
     bool retarget(std::pmr::memory_resource* target) noexcept;
 
     [[nodiscard]] statistics stats() const noexcept;
@@ -76,7 +72,7 @@ private:
     detail::proxy_resource* forwarder_;
 };
 
-[[nodiscard]] inline immortal_proxy make_proxy(std::pmr::memory_resource* target, const proxy_options& o = {}) {
+[[nodiscard]] inline immortal_proxy make_proxy(detail::upstream_argument target, const proxy_options& o = {}) {
     return immortal_proxy(target, o);
 }
 

@@ -13,9 +13,8 @@
 ///   std::pmr::vector<int> v(&budget);  // std::bad_alloc, and a report with the trace, beyond 1 MiB
 /// \endcode
 
+#include <pmr_debug/detail/construction.hpp>
 #include <pmr_debug/detail/pass_through.hpp>
-
-#include <gsl/pointers>
 
 #include <cstddef>
 #include <memory_resource>
@@ -37,10 +36,10 @@ struct limit_options {
 class limit_resource final : public detail::pass_through_base {
 public:
     /// Upstream: std::pmr::new_delete_resource().
+    limit_resource() : limit_resource(limit_options{}) {}
+    explicit limit_resource(detail::empty_braces /*options*/) : limit_resource() {}
     explicit limit_resource(const limit_options& o);
-    explicit limit_resource(std::pmr::memory_resource* upstream, const limit_options& o = {});
-    explicit limit_resource(gsl::not_null<std::pmr::memory_resource*> upstream, const limit_options& o = {})
-        : limit_resource(upstream.get(), o) {}
+    explicit limit_resource(detail::upstream_argument upstream, const limit_options& o = {});
 
     [[nodiscard]] std::size_t limit_bytes() const noexcept;
     [[nodiscard]] std::size_t limit_blocks() const noexcept;

@@ -14,9 +14,8 @@
 ///   std::pmr::vector<int> v({1, 2, 3}, &log);
 /// \endcode
 
+#include <pmr_debug/detail/construction.hpp>
 #include <pmr_debug/detail/pass_through.hpp>
-
-#include <gsl/pointers>
 
 #include <cstddef>
 #include <memory_resource>
@@ -39,10 +38,10 @@ struct logging_options {
 class logging_resource final : public detail::pass_through_base {
 public:
     /// Upstream: std::pmr::new_delete_resource().
+    logging_resource() : logging_resource(logging_options{}) {}
+    explicit logging_resource(detail::empty_braces /*options*/) : logging_resource() {}
     explicit logging_resource(const logging_options& o);
-    explicit logging_resource(std::pmr::memory_resource* upstream, const logging_options& o = {});
-    explicit logging_resource(gsl::not_null<std::pmr::memory_resource*> upstream, const logging_options& o = {})
-        : logging_resource(upstream.get(), o) {}
+    explicit logging_resource(detail::upstream_argument upstream, const logging_options& o = {});
 
 private:
     void* do_allocate(std::size_t bytes, std::size_t alignment) override;

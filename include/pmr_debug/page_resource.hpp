@@ -18,6 +18,7 @@
 ///   pages.deallocate(p, 10'000, 4096);
 /// \endcode
 
+#include <pmr_debug/detail/construction.hpp>
 #include <pmr_debug/report.hpp>
 #include <pmr_debug/statistics.hpp>
 
@@ -58,6 +59,7 @@ public:
     };
 
     page_resource();
+    explicit page_resource(detail::empty_braces /*options*/) : page_resource() {}
     /// Throws: std::bad_alloc if there is no private memory for its records.
     explicit page_resource(const options& o);
     page_resource(const page_resource&) = delete;

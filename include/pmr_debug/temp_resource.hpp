@@ -25,12 +25,12 @@
 ///
 /// Marks and the stack discipline are those of the temporary allocators of the Bitsquid and Stingray engines.
 
+#include <pmr_debug/detail/construction.hpp>
 #include <pmr_debug/policy.hpp>
 #include <pmr_debug/report.hpp>
 #include <pmr_debug/statistics.hpp>
 
-#include <gsl/pointers>
-
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <memory_resource>
@@ -264,20 +264,17 @@ class temp_resource final : private detail::temp_storage<N>, public temp_resourc
 public:
     /// Upstream: std::pmr::new_delete_resource().
     temp_resource() : temp_resource(temp_options{}) {}
+    explicit temp_resource(detail::empty_braces /*options*/) : temp_resource() {}
     explicit temp_resource(const temp_options& o) : temp_resource(std::pmr::new_delete_resource(), o) {}
-    explicit temp_resource(std::pmr::memory_resource* upstream, const temp_options& o = {})
-        : temp_resource_base(upstream, detail::temp_storage<N>::data(), N, o, P) {}
-    explicit temp_resource(gsl::not_null<std::pmr::memory_resource*> upstream, const temp_options& o = {})
-        : temp_resource(upstream.get(), o) {}
-    /// On \p bytes at \p buffer.
-    temp_resource(void* buffer, std::size_t bytes, const temp_options& o = {}) requires(N == 0)
+    explicit temp_resource(detail::upstream_argument upstream, const temp_options& o = {})
+        : temp_resource_base(upstream.get(), detail::temp_storage<N>::data(), N, o, P) {}
+    /// On \p bytes at \p buffer. Any number will do for \p bytes, but not `{}`, which means options.
+    temp_resource(void* buffer, std::convertible_to<std::size_t> auto bytes,
+                  const temp_options& o = {}) requires(N == 0)
         : temp_resource(buffer, bytes, std::pmr::new_delete_resource(), o) {}
-    temp_resource(void* buffer, std::size_t bytes, std::pmr::memory_resource* upstream,
+    temp_resource(void* buffer, std::convertible_to<std::size_t> auto bytes, detail::upstream_argument upstream,
                   const temp_options& o = {}) requires(N == 0)
-        : temp_resource_base(upstream, buffer, bytes, o, P) {}
-    temp_resource(void* buffer, std::size_t bytes, gsl::not_null<std::pmr::memory_resource*> upstream,
-                  const temp_options& o = {}) requires(N == 0)
-        : temp_resource(buffer, bytes, upstream.get(), o) {}
+        : temp_resource_base(upstream.get(), buffer, static_cast<std::size_t>(bytes), o, P) {}
 
 private:
     void* do_allocate(std::size_t bytes, std::size_t alignment) override {

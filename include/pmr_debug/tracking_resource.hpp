@@ -21,11 +21,10 @@
 ///   assert(scope.ok());
 /// \endcode
 
+#include <pmr_debug/detail/construction.hpp>
 #include <pmr_debug/policy.hpp>
 #include <pmr_debug/report.hpp>
 #include <pmr_debug/statistics.hpp>
-
-#include <gsl/pointers>
 
 #include <array>
 #include <cstddef>
@@ -107,8 +106,7 @@ public:
     /// Returns: how many blocks were live.
     /// Preconditions: nobody uses the resource until the memory was taken back.
     std::size_t before_upstream_release() noexcept;
-    /// Effects: writes this scope and its children, oldest first, as a tree under a line of headings, a line each:
-    /// name,
+    /// Effects: writes this scope and its children, oldest first, as a tree under a line of headings. A line has name,
     ///   live bytes and blocks, most bytes so far, allocations so far. A child's blocks count in its parents, too, as
     ///   they pass through. Resources of other kinds in between end a branch. Thread safety: any thread.
     void write_tree(text_sink sink, void* context) const noexcept;
@@ -153,11 +151,10 @@ class basic_tracking_resource final : public tracking_resource_base {
 public:
     /// Upstream: std::pmr::new_delete_resource().
     basic_tracking_resource() : basic_tracking_resource(tracking_options{}) {}
+    explicit basic_tracking_resource(detail::empty_braces /*options*/) : basic_tracking_resource() {}
     explicit basic_tracking_resource(const tracking_options& o)
         : tracking_resource_base(std::pmr::new_delete_resource(), o, P) {}
-    explicit basic_tracking_resource(std::pmr::memory_resource* upstream, const tracking_options& o = {})
-        : tracking_resource_base(upstream, o, P) {}
-    explicit basic_tracking_resource(gsl::not_null<std::pmr::memory_resource*> upstream, const tracking_options& o = {})
+    explicit basic_tracking_resource(detail::upstream_argument upstream, const tracking_options& o = {})
         : tracking_resource_base(upstream.get(), o, P) {}
 
 private:

@@ -49,9 +49,10 @@ bool fails(const failure_plan& plan, std::uint64_t n, std::uint64_t failures, st
 
 failing_resource::failing_resource(const failing_options& o) : failing_resource(std::pmr::new_delete_resource(), o) {}
 
-failing_resource::failing_resource(std::pmr::memory_resource* upstream, const failing_options& o) {
+failing_resource::failing_resource(detail::upstream_argument upstream, const failing_options& o) {
     const trace_id born = stack::capture_from_caller(detail::pass_through_frames);
-    auto* const core = detail::pass_through_core::make<failing_core>(upstream, type_name, o.name, o.handler, born);
+    auto* const core =
+        detail::pass_through_core::make<failing_core>(upstream.get(), type_name, o.name, o.handler, born);
     core->frames = o.frames;
     core->plan = o.plan;
     core_ = core;

@@ -153,8 +153,9 @@ private:
 
 }  // namespace detail
 
-immortal_proxy::immortal_proxy(std::pmr::memory_resource* target, const proxy_options& o) : forwarder_(nullptr) {
+immortal_proxy::immortal_proxy(detail::upstream_argument upstream, const proxy_options& o) : forwarder_(nullptr) {
     const trace_id born = stack::capture_from_caller(detail::pass_through_frames);
+    std::pmr::memory_resource* const target = upstream.get();
     auto* const core = detail::pass_through_core::make<proxy_core>(target, type_name, o.name, o.handler, born);
     metadata::arena& memory = *metadata::process_arena();
     void* const place = memory.allocate(sizeof(detail::proxy_resource));

@@ -24,9 +24,9 @@ limit_core& of(detail::pass_through_core* core) noexcept {
 
 limit_resource::limit_resource(const limit_options& o) : limit_resource(std::pmr::new_delete_resource(), o) {}
 
-limit_resource::limit_resource(std::pmr::memory_resource* upstream, const limit_options& o) {
+limit_resource::limit_resource(detail::upstream_argument upstream, const limit_options& o) {
     const trace_id born = stack::capture_from_caller(detail::pass_through_frames);
-    auto* const core = detail::pass_through_core::make<limit_core>(upstream, type_name, o.name, o.handler, born);
+    auto* const core = detail::pass_through_core::make<limit_core>(upstream.get(), type_name, o.name, o.handler, born);
     core->limit_bytes = o.limit_bytes;
     core->limit_blocks = o.limit_blocks;
     core_ = core;

@@ -51,9 +51,10 @@ void log(const logging_core& core, std::string_view call, const void* p, std::si
 
 logging_resource::logging_resource(const logging_options& o) : logging_resource(std::pmr::new_delete_resource(), o) {}
 
-logging_resource::logging_resource(std::pmr::memory_resource* upstream, const logging_options& o) {
+logging_resource::logging_resource(detail::upstream_argument upstream, const logging_options& o) {
     const trace_id born = stack::capture_from_caller(detail::pass_through_frames);
-    auto* const core = detail::pass_through_core::make<logging_core>(upstream, type_name, o.name, o.handler, born);
+    auto* const core =
+        detail::pass_through_core::make<logging_core>(upstream.get(), type_name, o.name, o.handler, born);
     core->sink = o.sink != nullptr ? o.sink : to_standard_error;
     core->context = o.context;
     core_ = core;

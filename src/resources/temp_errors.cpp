@@ -376,8 +376,7 @@ void temp_core::bad_pointer(void* p, const temp_request& given) noexcept {
     raise(errors, r);
 }
 
-// ---- The arena itself
-// ------------------------------------------------------------------------------------------------
+// ---- The arena itself ----------------------------------------------------------------------------------------------
 
 void temp_core::tell_live(std::size_t first_record, std::string_view hint) noexcept {
     leak_grouper groups;
