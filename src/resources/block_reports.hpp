@@ -39,10 +39,9 @@ struct block_reporter {
     void bad_pointer(metadata::block_table::outcome why, const void* p, const metadata::block_entry& found,
                      std::size_t bytes, std::size_t alignment) const noexcept;
 
-    /// Effects: if a live block of ours starts at \p p, of another size or alignment, and so does one of a resource
-    /// that
-    ///   stands on us (the first of an arena's chunk), raises wrong_resource. Returns: true if so; ours is to stay
-    ///   then.
+    /// Effects: if a live block of ours starts at \p p, of another size or alignment, and so does a block of a resource
+    ///   that stands on us (the first of an arena's chunk), raises wrong_resource. Returns: true if so; ours is to
+    ///   stay then.
     [[nodiscard]] bool is_anothers(const void* p, std::size_t bytes, std::size_t alignment) const noexcept;
 
     /// Effects: raises size_mismatch and alignment_mismatch as they apply.

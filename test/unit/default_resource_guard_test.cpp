@@ -199,6 +199,50 @@ TEST(forbid_default_resource, blocks_may_be_freed_after_the_scope) {
     EXPECT_EQ(errors.count(), 0U) << "counted only";
 }
 
+TEST(forbid_default_resource, equals_what_it_stands_for_and_nothing_else) {
+    collecting_handler errors;
+    tracking_resource memory({.handler = &errors});
+    tracking_resource other({.handler = &errors});
+    const default_resource_guard as_default(&memory, &errors);
+    const forbid_default_resource first(on_default_use::report, &errors);
+    const std::pmr::memory_resource& one = *std::pmr::get_default_resource();
+    EXPECT_TRUE(one.is_equal(one));
+    EXPECT_TRUE(one.is_equal(memory));
+    EXPECT_FALSE(one.is_equal(other));
+    EXPECT_FALSE(one.is_equal(*std::pmr::new_delete_resource()));
+    {
+        const forbid_default_resource second(on_default_use::report, &errors);
+        const std::pmr::memory_resource& two = *std::pmr::get_default_resource();
+        EXPECT_NE(&one, &two);
+        EXPECT_TRUE(one.is_equal(two) && two.is_equal(one)) << "both stand for the same resource";
+    }
+    const default_resource_guard elsewhere(&other, &errors);
+    const forbid_default_resource third(on_default_use::report, &errors);
+    const std::pmr::memory_resource& three = *std::pmr::get_default_resource();
+    EXPECT_FALSE(one.is_equal(three) || three.is_equal(one));
+    EXPECT_EQ(errors.count(), 0U);
+}
+
+// With and without the scope a move is a move. (The standard library asks the resource that is moved from.)
+TEST(forbid_default_resource, moving_out_of_the_scope_does_not_copy) {
+    collecting_handler errors;
+    tracking_resource memory({.handler = &errors});
+    const default_resource_guard as_default(&memory, &errors);
+    std::pmr::vector<int> before;
+    {
+        const forbid_default_resource nobody(on_default_use::count, &errors);
+        std::pmr::vector<int> inside({1, 2, 3});
+        const int* const elements = inside.data();
+        before = std::move(inside);
+        EXPECT_EQ(before.data(), elements);
+        EXPECT_EQ(nobody.uses(), 1U);
+    }
+    EXPECT_EQ(before, (std::pmr::vector<int>{1, 2, 3}));
+    before = std::pmr::vector<int>();
+    EXPECT_EQ(memory.stats().live_blocks, 0U);
+    EXPECT_EQ(errors.count(), 0U);
+}
+
 TEST(forbid_default_resource, the_innermost_scope_speaks) {
     collecting_handler outer;
     collecting_handler inner;

@@ -8,6 +8,7 @@
 
 #include "support/call_here.hpp"
 #include "support/odd_calls.hpp"
+#include "support/trace_contains.hpp"
 
 #include <gtest/gtest-spi.h>
 #include <gtest/gtest.h>
@@ -289,6 +290,69 @@ TEST_F(with_memory, fails_what_leaks_errs_or_uses_the_default) {
     EXPECT_NE(out.find("allocated from the default resource"), std::string::npos) << out;
     EXPECT_NE(out.find("[       OK ] DISABLED_with_memory.is_innocent"), std::string::npos) << out;
     EXPECT_NE(out.find("3 FAILED TESTS"), std::string::npos) << out;
+}
+
+class with_forbidden_default : public pmr_debug::testing::forbidden_default_test {};
+
+TEST_F(with_forbidden_default, object_is_for_use) {
+    EXPECT_NE(std::pmr::get_default_resource(), &standard);
+    EXPECT_TRUE(std::pmr::get_default_resource()->is_equal(standard));
+    const std::pmr::string s(100, 'x', &object);
+    EXPECT_EQ(object.stats().live_blocks, 1U);
+    EXPECT_EQ(forbidden.uses(), 0U);
+}
+
+TEST_F(with_forbidden_default, uses_are_reported_and_carried_out) {
+    expect_errors();
+    void* const p = test_support::allocate_here(*std::pmr::get_default_resource(), 100, 8);
+    EXPECT_EQ(standard.stats().live_bytes, 100U);
+    test_support::free_here(*std::pmr::get_default_resource(), p, 100, 8);
+    EXPECT_EQ(forbidden.uses(), 1U);
+    ASSERT_EQ(errors.count(error_kind::default_resource_used), 1U);
+    EXPECT_EQ(errors[0].facts.given_size, 100U);
+    EXPECT_TRUE(test_support::trace_contains(errors[0].facts.here, "allocate_here"));
+}
+
+TEST_F(with_forbidden_default, a_guard_allows_it_for_a_scope) {
+    std::pmr::string made;
+    {
+        const pmr_debug::testing::default_resource_guard allowed(&standard, &errors);
+        made = std::pmr::string(100, 'x');
+    }
+    EXPECT_EQ(made.size(), 100U);
+    EXPECT_EQ(standard.stats().live_blocks, 1U);
+    EXPECT_EQ(forbidden.uses(), 0U);
+}
+
+class DISABLED_with_forbidden_default : public pmr_debug::testing::forbidden_default_test {};
+
+__attribute__((noinline)) std::pmr::string concatenate_carelessly(const std::pmr::string& s) {
+    std::pmr::string both = s + "y";  // operator+ takes the default resource
+    asm volatile("# concatenate_carelessly" ::: "memory");
+    return both;
+}
+
+TEST_F(DISABLED_with_forbidden_default, uses_the_default) {
+    const std::pmr::string s(100, 'x', &object);
+    EXPECT_EQ(concatenate_carelessly(s).size(), 101U);
+}
+TEST_F(DISABLED_with_forbidden_default, leaks_from_the_object) {
+    static_cast<void>(object.allocate(8, 8));
+}
+TEST_F(DISABLED_with_forbidden_default, is_innocent) {
+    std::pmr::string s(100, 'x', &object);
+    s += "y";
+}
+
+TEST_F(with_forbidden_default, fails_what_uses_the_default_and_says_where) {
+    const std::string out = run_for_real("DISABLED_with_forbidden_default.*");
+    EXPECT_NE(out.find("default_resource_used: the default resource was used where it is forbidden"), std::string::npos)
+        << out;
+    EXPECT_NE(out.find("concatenate_carelessly"), std::string::npos) << out;
+    EXPECT_NE(out.find("[  FAILED  ] DISABLED_with_forbidden_default.uses_the_default"), std::string::npos) << out;
+    EXPECT_NE(out.find("object has 8 bytes in 1 block in use"), std::string::npos) << out;
+    EXPECT_NE(out.find("[       OK ] DISABLED_with_forbidden_default.is_innocent"), std::string::npos) << out;
+    EXPECT_NE(out.find("2 FAILED TESTS"), std::string::npos) << out;
 }
 
 }  // namespace

@@ -63,6 +63,9 @@ class forbidden_default;
 /// by the resource that was the default before, so the program goes on, and its blocks can be freed at any time. Nested
 /// scopes: the innermost one speaks.
 ///
+/// What is installed compares equal to all that the resource behind compares equal to, and to that itself, as blocks
+/// may go back to either; the other way round it is that resource which answers, and most go by identity.
+///
 /// Who got hold of the default resource within the scope may keep it: what was installed is never freed (some 256 bytes
 /// a scope), and only forwards once the scope is over.
 /// Thread safety: uses from any thread; the scope itself as default_resource_guard.

@@ -202,6 +202,21 @@ private:
     bool errors_expected_ = false;
 };
 
+/// memory_test where using the default resource is an error: every allocation from it is reported as
+/// default_resource_used, with the trace, and fails the test. It is carried out by `standard`, so the test goes on. To
+/// allow it for a scope, as for setting up, make `standard` the default there with a default_resource_guard.
+///
+/// \code
+///   #include <pmr_debug/testing/gtest.hpp>
+///   class index_test : public pmr_debug::testing::forbidden_default_test {};  // TEST_F(index_test, …)
+/// \endcode
+class forbidden_default_test : public memory_test {
+protected:
+    forbidden_default_test() : forbidden(on_default_use::report, &errors) {}
+
+    forbid_default_resource forbidden;
+};
+
 }  // namespace testing
 
 }  // namespace pmr_debug
