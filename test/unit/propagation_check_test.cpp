@@ -5,6 +5,7 @@
 
 #include <array>
 #include <map>
+#include <memory>
 #include <memory_resource>
 #include <optional>
 #include <string>
@@ -123,10 +124,110 @@ TEST_F(propagation, aggregates_are_looked_into_where_that_is_safe) {
     const numbers plain{1, 2.0};
     EXPECT_TRUE(check_propagation(plain, &arena).ok());
     EXPECT_EQ(check_propagation(plain, &arena).opaque(), 0U);
-    const with_array array{{1, 2, 3}, std::pmr::string("x", &other)};
-    EXPECT_EQ(check_propagation(array, &arena).opaque(), 1U);
     const derived d{{1, 2.0}, std::pmr::string("x", &other)};
     EXPECT_EQ(check_propagation(d, &arena).opaque(), 1U);
+}
+
+struct with_array_of_strings {
+    std::pair<int, std::pmr::string> before;
+    std::pmr::string both[2];
+    std::array<std::pmr::string, 2> more;
+};
+// Its last member takes no empty braces, so the number of members is in doubt.
+struct without_default {
+    explicit without_default(int n) : name(static_cast<std::size_t>(n), 'x') {}
+    std::pmr::string name;
+};
+struct with_initializer {
+    std::pmr::string s;
+    without_default t = without_default(1);
+};
+
+TEST_F(propagation, arrays_are_looked_into_wherever_they_stand) {
+    const with_array numbers_first{{1, 2, 3}, std::pmr::string("x", &other)};
+    EXPECT_EQ(check_propagation(numbers_first, &arena).path(), ".1");
+    EXPECT_EQ(check_propagation(numbers_first, &other).opaque(), 0U);
+    EXPECT_TRUE(check_propagation(numbers_first, &other).ok());
+
+    const std::pmr::string bare[2]{std::pmr::string("x", &arena), std::pmr::string("x", &other)};
+    EXPECT_EQ(check_propagation(bare, &arena).path(), "[1]");
+    EXPECT_EQ(check_propagation(bare, &arena).misplaced(), 1U);
+
+    const auto make = [&](std::pmr::memory_resource* second, std::pmr::memory_resource* last) {
+        return with_array_of_strings{{1, std::pmr::string("x", &arena)},
+                                     {std::pmr::string("x", &arena), std::pmr::string("x", second)},
+                                     {std::pmr::string("x", &arena), std::pmr::string("x", last)}};
+    };
+    EXPECT_EQ(check_propagation(make(&other, &arena), &arena).path(), ".1[1]");
+    EXPECT_EQ(check_propagation(make(&arena, &other), &arena).path(), ".2[1]");
+    const propagation_findings good = check_propagation(make(&arena, &arena), &arena);
+    EXPECT_TRUE(good.ok());
+    EXPECT_EQ(good.checked(), 5U);
+    EXPECT_EQ(good.opaque(), 0U);
+
+    EXPECT_EQ(check_propagation(with_initializer{}, &arena).opaque(), 1U);
+}
+
+struct only_declared;
+struct node {
+    std::pmr::string name;
+    std::shared_ptr<node> next;
+};
+struct link {
+    std::unique_ptr<link> next;
+    std::pmr::string name;
+};
+
+TEST_F(propagation, what_smart_pointers_own_is_looked_at) {
+    const auto one = std::make_unique<std::pmr::string>("x", &other);
+    EXPECT_EQ(check_propagation(one, &arena).path(), "*");
+    EXPECT_EQ(check_propagation(one, &arena).found(), &other);
+    EXPECT_TRUE(check_propagation(one, &other).ok());
+    EXPECT_EQ(check_propagation(one, &other).checked(), 1U);
+
+    std::pmr::vector<std::shared_ptr<const std::pair<int, std::pmr::string>>> v(&arena);
+    v.push_back(nullptr);
+    v.push_back(std::make_shared<const std::pair<int, std::pmr::string>>(1, std::pmr::string("x", &other)));
+    const propagation_findings shared = check_propagation(v);
+    EXPECT_EQ(shared.path(), "[1]*.second");
+    EXPECT_EQ(shared.misplaced(), 1U);
+    EXPECT_EQ(shared.opaque(), 0U);
+    v.back() = std::make_shared<const std::pair<int, std::pmr::string>>(1, std::pmr::string("x", &arena));
+    EXPECT_TRUE(check_propagation(v).ok());
+
+    const std::unique_ptr<int> number = std::make_unique<int>(1);
+    EXPECT_EQ(check_propagation(number, &arena).opaque(), 0U);
+    const std::unique_ptr<link> none;
+    EXPECT_EQ(check_propagation(none, &arena).checked(), 0U);
+}
+
+TEST_F(propagation, smart_pointers_that_hide_their_object_are_opaque) {
+    const std::shared_ptr<only_declared> declared;
+    EXPECT_EQ(check_propagation(declared, &arena).opaque(), 1U);
+    const std::shared_ptr<void> anything = std::make_shared<int>(1);
+    EXPECT_EQ(check_propagation(anything, &arena).opaque(), 1U);
+    const auto many = std::make_unique<std::pmr::string[]>(2);
+    EXPECT_EQ(check_propagation(many, &arena).opaque(), 1U);
+}
+
+TEST_F(propagation, circles_and_long_lists_come_to_an_end) {
+    const auto first = std::make_shared<node>(node{std::pmr::string("x", &arena), nullptr});
+    first->next = std::make_shared<node>(node{std::pmr::string("x", &other), first});
+    const propagation_findings circle = check_propagation(first, &arena);
+    EXPECT_EQ(circle.checked(), 2U);
+    EXPECT_EQ(circle.path(), "*.1*.0");
+    first->next->next = nullptr;
+
+    std::unique_ptr<link> list;
+    for (int i = 0; i < 1000; ++i) {
+        list = std::make_unique<link>(link{std::move(list), std::pmr::string("x", &arena)});
+    }
+    const propagation_findings cut = check_propagation(list, &arena);
+    EXPECT_EQ(cut.checked(), 256U);
+    EXPECT_EQ(cut.opaque(), 1U);
+    while (list != nullptr) {  // one by one: a destructor would recurse
+        list = std::move(list->next);
+    }
 }
 
 class closed {

@@ -116,6 +116,20 @@ template <class... T>
 inline constexpr bool is_variant<std::variant<T...>> = true;
 
 template <class T>
+inline constexpr bool is_owner = false;
+template <class T, class D>
+inline constexpr bool is_owner<std::unique_ptr<T, D>> = std::is_pointer_v<typename std::unique_ptr<T, D>::pointer>;
+template <class T>
+inline constexpr bool is_owner<std::shared_ptr<T>> = true;
+/// What a smart pointer of type P points to can be looked at: it is no array of unknown size, and no type that is only
+/// declared.
+template <class P>
+concept points_to_object = is_owner<P> && requires(const P& p) {
+    *p;
+    sizeof(*p);
+};
+
+template <class T>
 concept has_allocator = requires(const T& x) {
     x.get_allocator();
 };
@@ -148,71 +162,63 @@ struct any_base_of {
     template <class T>
     requires(std::is_base_of_v<T, Derived> && !std::is_same_v<T, Derived>) operator T() const noexcept;
 };
-template <class T, std::size_t>
-using always = T;
-
-template <class T, std::size_t... I>
-consteval bool takes_anything(std::index_sequence<I...>) {
-    return requires {
-        T{always<anything, I>{}...};
-    };
-}
-// {} cannot stand in a pack expansion, so these are spelled out.
-template <class T, std::size_t N>
+/// Whether T takes so many empty braces, and then one more of each of \p More. A pair of braces is a member each, also
+/// where that is an array. {} cannot stand in a pack expansion, so these are spelled out.
+template <class T, std::size_t N, class... More>
 consteval bool takes_empty_braces() {
     if constexpr (N == 0) {
         return requires {
-            T{};
+            T{More{}...};
         };
     } else if constexpr (N == 1) {
         return requires {
-            T{{}};
+            T{{}, More{}...};
         };
     } else if constexpr (N == 2) {
         return requires {
-            T{{}, {}};
+            T{{}, {}, More{}...};
         };
     } else if constexpr (N == 3) {
         return requires {
-            T{{}, {}, {}};
+            T{{}, {}, {}, More{}...};
         };
     } else if constexpr (N == 4) {
         return requires {
-            T{{}, {}, {}, {}};
+            T{{}, {}, {}, {}, More{}...};
         };
     } else if constexpr (N == 5) {
         return requires {
-            T{{}, {}, {}, {}, {}};
+            T{{}, {}, {}, {}, {}, More{}...};
         };
     } else if constexpr (N == 6) {
         return requires {
-            T{{}, {}, {}, {}, {}, {}};
+            T{{}, {}, {}, {}, {}, {}, More{}...};
         };
     } else if constexpr (N == 7) {
         return requires {
-            T{{}, {}, {}, {}, {}, {}, {}};
+            T{{}, {}, {}, {}, {}, {}, {}, More{}...};
         };
     } else if constexpr (N == 8) {
         return requires {
-            T{{}, {}, {}, {}, {}, {}, {}, {}};
+            T{{}, {}, {}, {}, {}, {}, {}, {}, More{}...};
         };
     } else if constexpr (N == 9) {
         return requires {
-            T{{}, {}, {}, {}, {}, {}, {}, {}, {}};
+            T{{}, {}, {}, {}, {}, {}, {}, {}, {}, More{}...};
         };
     } else if constexpr (N == 10) {
         return requires {
-            T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+            T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, More{}...};
         };
     } else {
         return requires {
-            T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+            T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, More{}...};
         };
     }
 }
 
-/// Number of members of an aggregate, as far as it can be told without doubt; 0 otherwise. An array takes as many
-/// arguments as it has elements but one pair of braces, so where both counts agree there is none.
+/// Number of members of an aggregate, as far as it can be told without doubt; 0 otherwise. A member that takes no empty
+/// braces would end the count early if it had a default; but then it takes something else, and there is doubt.
 template <class T>
 consteval std::size_t count_members() {
     if constexpr (!std::is_class_v<T> || !std::is_aggregate_v<T> || std::is_empty_v<T>) {
@@ -220,12 +226,12 @@ consteval std::size_t count_members() {
     } else if constexpr (requires { T{any_base_of<T>{}}; }) {
         return 0;
     } else {
-        constexpr auto agreed = []<std::size_t N>(std::integral_constant<std::size_t, N>) {
-            return takes_anything<T>(std::make_index_sequence<N>{}) && takes_empty_braces<T, N>() &&
-                   !takes_anything<T>(std::make_index_sequence<N + 1>{}) && !takes_empty_braces<T, N + 1>();
+        constexpr auto exactly = []<std::size_t N>(std::integral_constant<std::size_t, N>) {
+            return takes_empty_braces<T, N>() && !takes_empty_braces<T, N + 1>() &&
+                   !takes_empty_braces<T, N, anything>();
         };
         return [&]<std::size_t... I>(std::index_sequence<I...>) {
-            return ((agreed(std::integral_constant<std::size_t, I + 1>{}) ? I + 1 : 0) + ...);
+            return ((exactly(std::integral_constant<std::size_t, I + 1>{}) ? I + 1 : 0) + ...);
         }
         (std::make_index_sequence<most_members>{});
     }
@@ -295,6 +301,10 @@ public:
             if (!x.valueless_by_exception()) {
                 std::visit([&](const auto& held) { step("|", x.index(), "|", held); }, x);
             }
+        } else if constexpr (points_to_object<T>) {
+            if (x != nullptr) {
+                follow(std::addressof(*x));
+            }
         } else if constexpr (shows_members<T>) {
             visit_tuple(propagation_members(x));
         } else if constexpr (is_range<T>) {
@@ -322,6 +332,26 @@ private:
             findings_.note_checked();
             findings_.note(misplacement::not_a_pmr_object, nullptr);
         }
+    }
+
+    // Pointers may lead in a circle, or far.
+    template <class T>
+    void follow(const T* object) {
+        constexpr int far = 256;
+        int length = 0;
+        for (const pointee* p = way_; p != nullptr; p = p->before, ++length) {
+            if (p->object == object) {
+                return;
+            }
+        }
+        if (length == far) {
+            findings_.note_opaque();
+            return;
+        }
+        const pointee here{object, way_};
+        way_ = &here;
+        step("*", *object);
+        way_ = here.before;
     }
 
     template <class T>
@@ -362,16 +392,24 @@ private:
         findings_.leave(depth);
     }
 
+    struct pointee {
+        const void* object;
+        const pointee* before;
+    };
+
     const std::pmr::memory_resource* expected_;
     propagation_findings findings_;
+    const pointee* way_ = nullptr;  // objects that smart pointers led to, the last one first
 };
 
 }  // namespace detail
 
-/// Effects: looks at \p object, and at what is in it as far as the types tell: elements of containers and ranges, of
-///   pairs, tuples, optionals and variants, and members of aggregates of up to 10 members that are no arrays. Other
-///   classes show their members by a function `propagation_members`, or count as opaque. Allocates nothing, calls no
-///   resource: resources are compared by address, so that even a dead one may be found.
+/// Effects: looks at \p object, and at what is in it as far as the types tell: elements of containers, ranges and
+///   arrays, of pairs, tuples, optionals and variants, what std::unique_ptr and std::shared_ptr own (as the type they
+///   are declared with; 256 of them in a row, further ones count as opaque), and members of aggregates of up to 10
+///   members without bases. Other classes show their members by a function `propagation_members`, or count as opaque.
+///   Where a smart pointer's object itself is, it does not tell. Allocates nothing, calls no resource: resources are
+///   compared by address, so that even a dead one may be found.
 /// Thread safety: as reading \p object.
 template <class T>
 [[nodiscard]] propagation_findings check_propagation(const T& object, const std::pmr::memory_resource* expected) {
