@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -20,13 +21,19 @@ class system_calls : public ::testing::Test {
 protected:
     static void SetUpTestSuite() {
         // The parts of the address map that the subjects may need, so that what is mapped at the end of a run can be
-        // compared with what was before.
-        void* const top = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        for (std::uintptr_t back = 0; back < std::uintptr_t{256} << 30; back += std::uintptr_t{256} << 20) {
-            metadata::address_range r{.base = (reinterpret_cast<std::uintptr_t>(top) & ~std::uintptr_t{4095}) - back,
-                                      .size = 4096};
+        // compared with what was before: below the lowest mapping, and where the heap, which starts anywhere, grows.
+        constexpr std::uintptr_t step = std::uintptr_t{256} << 20;
+        const auto enter = [](std::uintptr_t address) {
+            metadata::address_range r{.base = address & ~std::uintptr_t{4095}, .size = 4096};
             metadata::address_map::insert(r);
             metadata::address_map::erase(r);
+        };
+        void* const top = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        for (std::uintptr_t back = 0; back < 1024 * step; back += step) {
+            enter(reinterpret_cast<std::uintptr_t>(top) - back);
+        }
+        for (std::uintptr_t ahead = 0; ahead <= 2 * step; ahead += step) {
+            enter(reinterpret_cast<std::uintptr_t>(::sbrk(0)) + ahead);
         }
         ::munmap(top, 4096);
     }
