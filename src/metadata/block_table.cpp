@@ -33,8 +33,8 @@ bool block_table::grow(shard& s) noexcept {
     const std::size_t count = old_count != 0 ? old_count * 2 : first_slots;
     auto* const fresh = static_cast<slot*>(memory_->allocate_zeroed(count * sizeof(slot)));
     if (fresh == nullptr) {
-        // Crowded is better than refusing, as long as a probe still ends.
-        return old_count != 0 && s.used + 1 < old_count;
+        // Crowded is better than refusing, as long as a probe still ends; then, to forget freed blocks is.
+        return old_count != 0 && (s.used + 1 < old_count || forget_oldest(s));
     }
     slot* const old = s.slots;
     // prefetch() reads the first and the last without the lock: no new slots with the shift of none.
@@ -57,6 +57,18 @@ bool block_table::open_ring(shard& s) noexcept {
         s.ring = static_cast<ring_entry*>(memory_->allocate_zeroed(ring_size_ * sizeof(ring_entry)));
     }
     return s.ring != nullptr;
+}
+
+bool block_table::forget_oldest(shard& s) noexcept {
+    for (std::size_t i = 0; s.ring != nullptr && i < ring_size_; ++i) {
+        ring_entry& oldest = s.ring[(s.ring_next + i) % ring_size_];
+        if (oldest.address != 0) {
+            remove(s, probe(s, oldest.address, hash(oldest.address)));
+            oldest.address = 0;
+            return true;
+        }
+    }
+    return false;
 }
 
 // Deletion by backward shift (Knuth, TAOCP 3, 6.4, algorithm R): close the gap with whoever probed past it.

@@ -226,6 +226,7 @@ private:
     }
 
     bool grow(shard& s) noexcept;
+    bool forget_oldest(shard& s) noexcept;
     bool open_ring(shard& s) noexcept;
     void bury(shard& s, slot& r, trace_id freed, std::uint32_t thread) noexcept;
     static void remove(shard& s, slot* hole) noexcept;

@@ -103,18 +103,30 @@ bool overlaps_own(const fence_core& core, const foreign_memory& m) noexcept {
     return false;
 }
 
+/// Effects: private memory, for which retired units are forgotten if need be, the oldest first. Over an upstream that
+/// is done where it can be asked, see take_slot. Lock held. Returns: null if there is none.
+void* obtain_private(fence_core& core, std::size_t bytes) noexcept {
+    void* p = core.memory.allocate(bytes);
+    while (p == nullptr && core.guarded_range() && core.retired.first != nullptr) {
+        forget(core, *core.retired.first);
+        p = core.memory.allocate(bytes);
+    }
+    return p;
+}
+
 /// Effects: makes the descriptor of a unit and enters it. Its memory is \p foreign, if the range is not guarded. Lock
 /// held. Returns: null if there is no memory.
 unit* make_unit(fence_core& core, std::size_t bytes, unsigned shift, std::uint32_t capacity,
                 const foreign_memory& foreign) noexcept {
-    void* const records = core.memory.allocate_zeroed(capacity * sizeof(slot_record));
-    void* const place = records != nullptr ? core.memory.allocate(sizeof(unit)) : nullptr;
+    void* const records = obtain_private(core, capacity * sizeof(slot_record));
+    void* const place = records != nullptr ? obtain_private(core, sizeof(unit)) : nullptr;
     if (place == nullptr) {
         if (records != nullptr) {
             core.memory.free(records, capacity * sizeof(slot_record));
         }
         return nullptr;
     }
+    std::memset(records, 0, capacity * sizeof(slot_record));
     auto* const u = ::new (place) unit;
     if (!core.guarded_range()) {
         u->base = reinterpret_cast<std::uintptr_t>(foreign.p);
@@ -380,7 +392,11 @@ slot_ref take_slot(fence_core& core, std::size_t bytes, std::size_t alignment) n
     slot_ref s = reuses ? use_again<Locked>(core, core.most_waiting) : slot_ref{};
     if (s.owner == nullptr) {
         std::optional<upstream_fault> fault;
-        s = fresh_slot<Locked>(core, slot, bytes, alignment, fault);
+        do {
+            s = fresh_slot<Locked>(core, slot, bytes, alignment, fault);
+            // Without private memory, what is remembered of the oldest retired unit makes room.
+        } while (s.owner == nullptr && !fault.has_value() && !core.guarded_range() &&
+                 (return_oldest(core, 0) || retire_open(core)));
         if (s.owner != nullptr) {
             s.record().guard = guard_slot(core, s);
         } else if (reuses) {

@@ -124,6 +124,10 @@ void forget(general_purpose_core& core, unit& u, bool keep_address) noexcept;
 /// Returns: false if there is none.
 bool reclaim(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std::size_t alignment) noexcept;
 
+/// Effects: private memory ran out: forgets the oldest retired unit. May release the lock. Returns: false if there is
+/// none.
+bool forget_oldest(general_purpose_core& core, guard_lock& hold) noexcept;
+
 /// Effects: verifies and traps a slab if all its units are dead. May release the lock.
 void trap_if_dead(general_purpose_core& core, guard_lock& hold, slab& s) noexcept;
 

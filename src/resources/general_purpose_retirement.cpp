@@ -415,6 +415,10 @@ bool reclaim(general_purpose_core& core, guard_lock& hold, std::size_t bytes, st
     return evict_oldest(core, hold, bytes, alignment);
 }
 
+bool forget_oldest(general_purpose_core& core, guard_lock& hold) noexcept {
+    return evict_oldest(core, hold);
+}
+
 void retire(general_purpose_core& core, unit& u) noexcept {
     const bool immediately = core.rules.freed == reuse::immediate;
     const bool alone = u.in == nullptr;

@@ -95,6 +95,30 @@ bool divide(general_purpose_core& core, unit& u, unsigned cls) noexcept {
     return true;
 }
 
+/// Effects: undoes new_unit and divide. Lock held.
+void drop_unit(general_purpose_core& core, unit& u) noexcept {
+    free_records(core, u);
+    core.memory->free(&u, sizeof(unit));
+}
+
+/// Effects: makes a unit of slots of class \p cls, or with none a large one. If private memory is used up, retired
+/// units are forgotten for it, the oldest first. Lock not held. Returns: null if that does not help.
+unit* new_unit(general_purpose_core& core, const piece& memory, std::optional<unsigned> cls) noexcept {
+    for (;;) {
+        unit* const u = new_unit(core, memory);
+        if (u != nullptr && (!cls.has_value() || divide(core, *u, *cls))) {
+            return u;
+        }
+        guard_lock hold(core);
+        if (u != nullptr) {
+            drop_unit(core, *u);
+        }
+        if (!forget_oldest(core, hold)) {
+            return nullptr;
+        }
+    }
+}
+
 /// Effects: fills the next slots of a unit, or all if nothing needs a fill. Owner only. Returns: false if all are
 /// ready.
 bool prepare_more(const general_purpose_core& core, unit& u) noexcept {
@@ -205,13 +229,11 @@ unit* make_slots(general_purpose_core& core, thread_cache& cache, unsigned cls) 
         if (hot && core.over_pages && !memory.warm) {
             os::populate(reinterpret_cast<void*>(memory.base), memory.size);  // all of it will be used: no fault a page
         }
-        u = new_unit(core, memory);
-        const bool divided = u != nullptr && divide(core, *u, cls);
+        u = new_unit(core, memory, cls);
         guard_lock hold(core);
-        if (!divided || !enter(core, *u)) {
+        if (u == nullptr || !enter(core, *u)) {
             if (u != nullptr) {
-                free_records(core, *u);
-                core.memory->free(u, sizeof(unit));
+                drop_unit(core, *u);
                 u = nullptr;
             }
             give_up(core, hold, memory);
@@ -302,7 +324,7 @@ unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alig
         found = obtain(core, hold, size, size + size / 4, std::max(alignment, unit_page), memory, fault);
     }
     if (found) {
-        u = new_unit(core, memory);
+        u = new_unit(core, memory, std::nullopt);
         if (u != nullptr) {
             u->large = true;
             u->capacity = 1;

@@ -1,6 +1,7 @@
 // Every call that a resource makes to its upstream fails, in each way that an upstream may fail: it is reported if it
 // is the upstream's error, the allocation ends in bad_alloc, and everything else is as before.
 
+#include "faulty_upstream.hpp"
 #include "subjects.hpp"
 
 #include <gtest/gtest.h>
@@ -8,98 +9,17 @@
 #include <cstdint>
 #include <cstdio>
 #include <initializer_list>
-#include <map>
-#include <memory_resource>
-#include <new>
 #include <optional>
-#include <utility>
 
 namespace {
 
 using namespace injection;
-
-enum class way { throws_bad_alloc, throws_another, null, misaligned, in_use };
 
 constexpr std::initializer_list<way> every_way{way::throws_bad_alloc, way::throws_another, way::null, way::misaligned,
                                                way::in_use};
 
 constexpr std::initializer_list<way> all_but_in_use{way::throws_bad_alloc, way::throws_another, way::null,
                                                     way::misaligned};
-
-struct another_exception {};
-
-class faulty_upstream final : public std::pmr::memory_resource {
-public:
-    way how = way::throws_bad_alloc;
-    std::uint64_t first = 0;  ///< calls to allocate that fail
-    std::uint64_t last = 0;
-    std::uint64_t calls = 0;
-    std::uint64_t failed = 0;
-    std::uint64_t wrong_frees = 0;
-
-    [[nodiscard]] std::size_t live() const { return blocks_.size(); }
-
-private:
-    void* do_allocate(std::size_t bytes, std::size_t alignment) override {
-        ++calls;
-        if (calls >= first && calls <= last) {
-            switch (how) {
-                case way::throws_bad_alloc: ++failed; throw std::bad_alloc();
-                case way::throws_another: ++failed; throw another_exception();
-                case way::null: ++failed; return nullptr;
-                case way::misaligned:
-                    if (alignment > 1) {
-                        ++failed;
-                        return give(bytes, alignment, alignment / 2);
-                    }
-                    break;
-                case way::in_use:
-                    // Whether a part of a block is in use not every resource can tell; the very same block each one.
-                    for (const auto& [p, b] : blocks_) {
-                        if (b.bytes == bytes && b.alignment == alignment) {
-                            ++failed;
-                            return launder(p);
-                        }
-                    }
-                    break;
-            }
-        }
-        return give(bytes, alignment, 0);
-    }
-
-    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
-        const auto at = blocks_.find(p);
-        if (at == blocks_.end() || at->second.bytes != bytes || at->second.alignment != alignment) {
-            ++wrong_frees;
-            return;
-        }
-        std::pmr::new_delete_resource()->deallocate(at->second.base, bytes + alignment, alignment);
-        blocks_.erase(at);
-    }
-
-    [[nodiscard]] bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override {
-        return this == &other;
-    }
-
-    void* give(std::size_t bytes, std::size_t alignment, std::size_t offset) {
-        auto* const base =
-            static_cast<unsigned char*>(std::pmr::new_delete_resource()->allocate(bytes + alignment, alignment));
-        blocks_[base + offset] = {base, bytes, alignment};
-        return launder(base + offset);
-    }
-    // The compiler may believe that allocate returns neither null nor anything misaligned.
-    [[gnu::noinline]] static void* launder(void* p) {
-        asm volatile("" : "+r"(p));
-        return p;
-    }
-
-    struct block {
-        void* base;
-        std::size_t bytes;
-        std::size_t alignment;
-    };
-    std::map<void*, block> blocks_;
-};
 
 /// How an error of the upstream is reported.
 std::optional<error_kind> kind_of(way how) {
@@ -176,29 +96,16 @@ protected:
     std::uint64_t failed = 0;
 };
 
-template <class Resource, class Options>
-struct subject {
-    faulty_upstream upstream;
-    std::optional<Resource> made;
-    Resource& resource;
-    explicit subject(const Options& o) : resource(made.emplace(&upstream, o)) {}
-    /// Effects: destroys the resource. Returns: blocks that the upstream misses.
-    std::size_t end() {
-        made.reset();
-        return upstream.live();
-    }
-};
-
 template <policy P>
-using heap = subject<basic_general_purpose_resource<P>, general_purpose_options>;
+using heap = over_faulty<basic_general_purpose_resource<P>, general_purpose_options>;
 template <policy P>
-using tracking = subject<basic_tracking_resource<P>, tracking_options>;
+using tracking = over_faulty<basic_tracking_resource<P>, tracking_options>;
 template <policy P>
-using canary = subject<basic_canary_resource<P>, canary_options>;
+using canary = over_faulty<basic_canary_resource<P>, canary_options>;
 template <policy P>
-using fence = subject<basic_end_of_page_resource<P>, end_of_page_options>;
+using fence = over_faulty<basic_end_of_page_resource<P>, end_of_page_options>;
 template <policy P>
-using temp = subject<basic_temp_resource<P>, temp_options>;
+using temp = over_faulty<basic_temp_resource<P>, temp_options>;
 
 TEST_F(upstream_calls, heap) {
     fail_everything<heap<default_policy>>(general_purpose_options{}, false);

@@ -127,6 +127,36 @@ TEST(block_table, exactly_the_last_freed_blocks_are_remembered) {
     }
 }
 
+TEST(block_table, without_memory_freed_blocks_are_forgotten_for_new_ones) {
+    fixture f(1, 64);
+    ASSERT_EQ(f.insert(64), outcome::done);
+    ASSERT_EQ(f.insert(128), outcome::done);
+    ASSERT_EQ(f.erase(128), outcome::done);
+    std::size_t piece = std::size_t{1} << 20;
+    while (piece >= 64) {
+        piece = f.memory.allocate(piece) != nullptr ? piece : piece / 2;
+    }
+    for (std::uintptr_t i = 3; i <= 500; ++i) {
+        ASSERT_EQ(f.insert(i * 64), outcome::done) << i;
+        ASSERT_EQ(f.erase(i * 64), outcome::done) << i;
+    }
+    // One slot in 16 stays empty, and one block lives.
+    for (std::uintptr_t i = 400; i <= 500; ++i) {
+        EXPECT_EQ(f.erase(i * 64), i <= 486 ? outcome::unknown : outcome::freed) << i;
+    }
+    EXPECT_EQ(f.erase(64), outcome::done);
+    // Of living blocks none is.
+    std::uintptr_t live = 1'000;
+    while (f.insert(live * 64) == outcome::done) {
+        ++live;
+    }
+    EXPECT_EQ(live, 1'015U);
+    EXPECT_EQ(f.insert(live * 64), outcome::no_memory);
+    for (std::uintptr_t i = 1'000; i < live; ++i) {
+        EXPECT_EQ(f.erase(i * 64), outcome::done);
+    }
+}
+
 TEST(block_table, remembers_nothing_if_told_so) {
     fixture f(1, 0);
     ASSERT_EQ(f.insert(0x1000), outcome::done);
