@@ -55,6 +55,7 @@ failing_resource::failing_resource(detail::upstream_argument upstream, const fai
         detail::pass_through_core::make<failing_core>(upstream.get(), type_name, o.name, o.handler, born);
     core->frames = o.frames;
     core->plan = o.plan;
+    core->hold_own = [](detail::pass_through_core& c, os::fork_locks& locks) noexcept { locks.take(of(&c).lock); };
     core_ = core;
     core->enlist(type_name, o.name, this, born);
 }

@@ -168,6 +168,11 @@ immortal_proxy::immortal_proxy(detail::upstream_argument upstream, const proxy_o
     }
     core->frames = o.frames;
     core->report_live = o.report_live;
+    core->hold_own = [](detail::pass_through_core& c, os::fork_locks& locks) noexcept {
+        auto& mine = static_cast<proxy_core&>(c);
+        locks.take(mine.retiring);
+        mine.blocks.hold(locks);
+    };
     core->aim_at(target);
     auto* const forwarder = ::new (place) detail::proxy_resource(core);
     core->enlist(type_name, o.name, forwarder, born);

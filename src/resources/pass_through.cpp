@@ -72,6 +72,13 @@ void pass_through_core::enlist(const char* type, std::string_view name, const st
     self = metadata::register_resource(metadata::resource_kind::other, type, name, owner,
                                        upstream.load(std::memory_order_relaxed), this, born, nullptr,
                                        stats_by_address<pass_through_base>);
+    metadata::set_fork(self, [](void* c, os::fork_locks& locks) noexcept {
+        auto& mine = *static_cast<pass_through_core*>(c);
+        if (mine.hold_own != nullptr) {
+            mine.hold_own(mine, locks);
+        }
+        mine.usage.hold(locks);
+    });
     report_cycle(self, errors);
 }
 

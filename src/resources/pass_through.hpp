@@ -27,6 +27,8 @@ struct pass_through_core {
     std::size_t core_bytes = 0;  ///< of the whole object, for giving it back
     error_tally errors;
     usage_counters usage;
+    /// Takes the locks of a derived type, for a fork; null: it has none. Set before enlist().
+    void (*hold_own)(pass_through_core& core, os::fork_locks& locks) noexcept = nullptr;
 
     /// Effects: reports an alignment that is no power of two. Throws: std::bad_alloc for that, or a sum that cannot be.
     void check_request(std::size_t bytes, std::size_t alignment);

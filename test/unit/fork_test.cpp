@@ -7,12 +7,15 @@
 
 #include <gtest/gtest.h>
 
+#include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <thread>
 #include <vector>
 
@@ -109,6 +112,50 @@ TEST_F(fork_among_threads, of_a_chain) {
 TEST_F(fork_among_threads, of_an_end_of_page_resource) {
     end_of_page_resource fence({.handler = &reports});
     go_on_in_children(fence);
+}
+
+/// Called while a process forks, once all locks are taken: what is registered first, before any resource, comes last.
+std::function<void()> during_fork;
+const int registered = ::pthread_atfork(
+    [] {
+        if (during_fork) {
+            during_fork();
+        }
+    },
+    nullptr, nullptr);
+
+/// True if \p use, in another thread, waits while the process forks.
+template <class F>
+bool waits_for_a_fork(const F& use) {
+    std::atomic<bool> done{false};
+    bool waited = false;
+    std::thread other;
+    during_fork = [&] {
+        other = std::thread([&] {
+            use();
+            done = true;
+        });
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+        waited = !done;
+    };
+    EXPECT_EQ(exit_of([] { return 0; }, 10), 0);
+    during_fork = nullptr;
+    other.join();
+    return waited;
+}
+
+TEST_F(fork_among_threads, resources_that_pass_through) {
+    ASSERT_EQ(registered, 0);
+    failing_resource failing({.handler = &reports});
+    EXPECT_TRUE(waits_for_a_fork([&failing] { static_cast<void>(failing.requests()); }));
+    limit_resource limit({.handler = &reports});
+    void* const counted = limit.allocate(100);
+    EXPECT_TRUE(waits_for_a_fork([&] { limit.deallocate(counted, 100); }));
+    immortal_proxy proxy(std::pmr::new_delete_resource(), {.handler = &reports});
+    void* const recorded = proxy.resource()->allocate(100);
+    EXPECT_TRUE(waits_for_a_fork([&] { proxy.resource()->deallocate(recorded, 100); }));
+    EXPECT_FALSE(waits_for_a_fork([] {})) << "then the test says nothing";
+    EXPECT_EQ(reports.count(), 0U);
 }
 
 // A thread that forks while it holds a lock itself would wait for ever.

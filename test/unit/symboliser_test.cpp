@@ -8,6 +8,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
 #include <string>
 #include <thread>
 #include <vector>
@@ -144,6 +147,48 @@ TEST(resolve, names_functions_of_a_library_loaded_late) {
     const auto call_again = reinterpret_cast<function>(dlsym(again, "call_from_plugin"));
     EXPECT_TRUE(in_order(frames_of(call_again(plain)), {"plain()", "plugin_helper", "call_from_plugin"}));
     dlclose(again);
+}
+
+/// Effects: loads a plugin, with \p before_resolving called then, and looks at the frames of a call through it: by name
+/// only that which is exported is known, and of the other the place in its module.
+template <class F>
+void expect_names_of_exports_only(const char* path, const std::string& module, const F& before_resolving) {
+    void* const library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    ASSERT_NE(library, nullptr) << dlerror();
+    using function = trace_id (*)(trace_id(*)());
+    const auto call = reinterpret_cast<function>(dlsym(library, "call_from_plugin"));
+    ASSERT_NE(call, nullptr);
+    const trace_id id = call(plain);
+    before_resolving();
+    const auto frames = frames_of(id);
+    const auto in_plugin = [&](const auto& f) { return f.module.ends_with(module); };
+    const auto inner = std::find_if(frames.begin(), frames.end(), in_plugin);
+    ASSERT_NE(inner, frames.end()) << text(frames);
+    ASSERT_GE(frames.end() - inner, 2) << text(frames);
+    const auto outer = inner + 1;
+    EXPECT_EQ(inner->function, "") << text(frames);
+    EXPECT_EQ(outer->function, "call_from_plugin") << text(frames);
+    Dl_info info{};
+    ASSERT_NE(dladdr(reinterpret_cast<void*>(call), &info), 0);
+    for (const auto& f : {*inner, *outer}) {
+        EXPECT_TRUE(in_plugin(f)) << text(frames);
+        EXPECT_EQ(f.file, "");
+        EXPECT_EQ(f.line, 0U);
+        EXPECT_EQ(f.module_offset, f.address - reinterpret_cast<std::uintptr_t>(info.dli_fbase));
+    }
+    EXPECT_TRUE(in_order(frames, {"plain()", "call_from_plugin", "main"})) << text(frames);
+    dlclose(library);
+}
+
+TEST(resolve, without_debug_information_gives_exported_names_and_the_place_in_the_module) {
+    expect_names_of_exports_only(TRACE_PLUGIN_STRIPPED, "trace_plugin_stripped.so", [] {});
+}
+
+TEST(resolve, without_the_modules_file_asks_the_dynamic_linker) {
+    namespace files = std::filesystem;
+    const files::path copy = files::temp_directory_path() / ("symboliser_test." + std::to_string(getpid()) + ".so");
+    files::copy_file(TRACE_PLUGIN, copy, files::copy_options::overwrite_existing);
+    expect_names_of_exports_only(copy.c_str(), copy.filename().string(), [&copy] { files::remove(copy); });
 }
 
 TEST(resolve, inside_its_own_visitor_gives_addresses_and_does_not_wait) {
