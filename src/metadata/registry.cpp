@@ -1,6 +1,7 @@
 #include "metadata/registry.hpp"
 
 #include "metadata/arena.hpp"
+#include "metadata/remains.hpp"
 #include "os/fault_signals.hpp"
 #include "os/thread.hpp"
 
@@ -29,6 +30,56 @@ constinit list all;                           // by construction, linked by olde
 constinit list living;                        // by construction, linked by before and after
 constinit list dead;                          // by death, linked by before and after
 constinit resource_record* unused = nullptr;  // linked by after
+
+// The last N of something. Its memory is taken at first use.
+template <class Entry, std::size_t N>
+class ring {
+public:
+    void push(const Entry& e) noexcept {
+        if (entries_ == nullptr) {
+            arena* const memory = process_arena();
+            entries_ = memory != nullptr ? static_cast<Entry*>(memory->allocate(sizeof(Entry) * N)) : nullptr;
+        }
+        if (entries_ != nullptr) {
+            ::new (entries_ + pushed_++ % N) Entry(e);
+        }
+    }
+    /// Returns: the entry pushed last of those that \p fits, or null.
+    template <class Fits>
+    [[nodiscard]] const Entry* find(Fits fits) const noexcept {
+        const std::size_t oldest = pushed_ > N ? pushed_ - N : 0;
+        for (std::size_t i = pushed_; i > oldest; --i) {
+            const Entry& e = entries_[(i - 1) % N];
+            if (fits(e)) {
+                return &e;
+            }
+        }
+        return nullptr;
+    }
+
+private:
+    Entry* entries_ = nullptr;
+    std::size_t pushed_ = 0;
+};
+
+// Of a resource that is dead, unless its record is used again under another id.
+struct left {
+    const resource_record* owner;
+    std::uint64_t id;
+
+    [[nodiscard]] bool known() const noexcept {
+        return owner->id == id && !owner->alive.load(std::memory_order_relaxed);
+    }
+};
+struct left_block : left {
+    owned_block what;
+};
+struct left_range : left {
+    std::uintptr_t from;
+    std::size_t bytes;
+};
+constinit ring<left_block, left_blocks_kept> left_blocks;
+constinit ring<left_range, left_ranges_kept> left_ranges;
 
 template <link Before, link After>
 void append(list& l, resource_record* r) noexcept {
@@ -90,6 +141,19 @@ resource_record* find_living(const void* address) noexcept {
         }
     }
     return nullptr;
+}
+
+// With the lock held.
+bool leads_to_held(const void* from, const void* address) noexcept {
+    // No chain is longer than there are resources, unless it is a circle that `address` is not part of.
+    for (std::size_t steps = 0; from != nullptr && steps <= living.size; ++steps) {
+        if (from == address) {
+            return true;
+        }
+        const resource_record* const r = find_living(from);
+        from = r != nullptr ? r->upstream : nullptr;
+    }
+    return false;
 }
 
 // With the lock held.
@@ -187,15 +251,28 @@ void change_upstream(resource_record* r, const void* upstream) noexcept {
 
 bool leads_to(const void* from, const void* address) noexcept {
     const std::scoped_lock hold(guard);
-    // No chain is longer than there are resources, unless it is a circle that `address` is not part of.
-    for (std::size_t steps = 0; from != nullptr && steps <= living.size; ++steps) {
-        if (from == address) {
-            return true;
-        }
-        const resource_record* const r = find_living(from);
-        from = r != nullptr ? r->upstream : nullptr;
+    return leads_to_held(from, address);
+}
+
+void leave_behind(const resource_record* r, const remains& what) noexcept {
+    if (r == nullptr) {
+        return;
     }
-    return false;
+    const std::scoped_lock hold(guard);
+    for (std::size_t i = 0; i < what.block_count_; ++i) {
+        left_blocks.push({{r, r->id}, what.blocks_[i]});
+    }
+    for (std::size_t i = 0; i < what.range_count_; ++i) {
+        left_ranges.push({{r, r->id}, what.ranges_[i].from, what.ranges_[i].bytes});
+    }
+}
+
+resource_ref find_former_owner(const void* p) noexcept {
+    const auto address = reinterpret_cast<std::uintptr_t>(p);
+    const std::scoped_lock hold(guard);
+    const left_range* const range =
+        left_ranges.find([&](const left_range& e) noexcept { return address - e.from < e.bytes && e.known(); });
+    return describe(range != nullptr ? range->owner : nullptr);
 }
 
 chain_link link_at(const void* address) noexcept {
@@ -229,6 +306,7 @@ resource_ref find_owner(const void* p, const resource_record* self, below upstre
     // An upstream is older than whoever uses it, so walking back meets the chain below `self` in its order.
     const void* next_below = self != nullptr ? self->upstream : nullptr;
     bool direct = true;
+    const resource_record* owner = nullptr;
     for (resource_record* r = living.last; r != nullptr; r = r->before) {
         if (r == self && upstreams == below::stop) {
             break;
@@ -240,10 +318,22 @@ resource_ref find_owner(const void* p, const resource_record* self, below upstre
             direct = false;
         }
         if (ask && r->owns(r->core, p, out)) {
-            return describe(r);
+            owner = r;
+            break;
         }
     }
-    return {};
+    if (upstreams == below::ask) {
+        const left_block* const was =
+            left_blocks.find([&](const left_block& e) noexcept { return e.what.block.address == p && e.known(); });
+        // A block of a tracking resource is one of its upstream's, too, and stays there.
+        if (was != nullptr && (owner == nullptr || (was->owner->kind == resource_kind::tracking &&
+                                                    was->what.block.size == out->block.size &&
+                                                    leads_to_held(was->owner->upstream, owner->address)))) {
+            *out = was->what;
+            owner = was->owner;
+        }
+    }
+    return describe(owner);
 }
 
 address_finding find_in(std::uintptr_t address, const block_info& block, trace_id allocated, trace_id freed) noexcept {

@@ -322,6 +322,9 @@ std::string_view hint_of(const report& r) noexcept {
         case error_kind::interior_free: return "deallocate needs the address that allocate returned";
         case error_kind::null_free: return "pmr deallocate, unlike free and delete, takes no null pointer";
         case error_kind::wrong_resource:
+            if (is_dead(r.owner)) {
+                return "the resource that this block came from was destroyed before; who owned the block outlived it";
+            }
             return "a container was moved, swapped or assigned between resources, or two allocators were mixed up";
         case error_kind::size_mismatch:
             return "deallocate needs the size given to allocate; look for a delete through a base class, or a size "

@@ -1,5 +1,6 @@
 #include "resources/block_reports.hpp"
 
+#include "metadata/remains.hpp"
 #include "report/leaks.hpp"
 
 namespace pmr_debug::detail {
@@ -39,6 +40,18 @@ report call_report(const metadata::resource_record* self, error_kind kind, const
     r.given_size = bytes;
     r.given_alignment = alignment;
     return r;
+}
+
+bool add_former_owner(report& r, const void* nearest) noexcept {
+    const resource_ref owner = metadata::find_former_owner(r.pointer);
+    if (owner.id == 0 || (nearest != nullptr && metadata::find_former_owner(nearest).id == owner.id)) {
+        return false;
+    }
+    r.owner = owner;
+    r.hint =
+        "it lies in memory that a resource had which is destroyed: a block of that one, unless the memory is "
+        "somebody else's since";
+    return true;
 }
 
 void block_reporter::request(error_kind kind, const void* p, std::size_t bytes, std::size_t alignment) const noexcept {
@@ -88,13 +101,12 @@ void block_reporter::bad_pointer(metadata::block_table::outcome why, const void*
     } else {
         metadata::block_entry close;
         const relation how = blocks.nearest(p, near_bytes, close);
-        if (how != relation::none) {
-            add_block(r, close);
-        }
         if (how == relation::inside) {
             r.kind = error_kind::interior_free;
-        } else if (how == relation::near) {
+            add_block(r, close);
+        } else if (!add_former_owner(r, how == relation::near ? close.address : nullptr) && how == relation::near) {
             r.nearest_only = true;
+            add_block(r, close);
         }
     }
     raise(errors, r);
@@ -125,6 +137,13 @@ void block_reporter::mismatch(const void* p, const metadata::block_entry& known,
     if (known.alignment != alignment) {
         block(error_kind::alignment_mismatch, p, known, bytes, alignment);
     }
+}
+
+void block_reporter::leave_blocks() const noexcept {
+    metadata::remains left;
+    blocks.for_each_live(
+        [&](const metadata::block_entry& e) noexcept { left.add_block(metadata::describe(e), e.allocated); });
+    metadata::leave_behind(self, left);
 }
 
 std::size_t block_reporter::leaks(error_kind kind, std::string_view hint) const noexcept {

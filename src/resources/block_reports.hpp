@@ -18,6 +18,11 @@ namespace pmr_debug::detail {
 [[nodiscard]] report call_report(const metadata::resource_record* self, error_kind kind, const void* p,
                                  std::size_t bytes, std::size_t alignment) noexcept;
 
+/// Effects: if the pointer of the invalid_free \p r lies in memory that a dead resource had, says so in it. Not if the
+///   block \p nearest of the reporting resource (null: none) lies there, too: that memory was handed out anew.
+/// Returns: whether it says so.
+bool add_former_owner(report& r, const void* nearest) noexcept;
+
 /// Who reports. \p self may be null (a resource that could not be registered).
 struct block_reporter {
     error_tally& errors;
@@ -47,6 +52,9 @@ struct block_reporter {
     /// Effects: raises size_mismatch and alignment_mismatch as they apply.
     void mismatch(const void* p, const metadata::block_entry& known, std::size_t bytes,
                   std::size_t alignment) const noexcept;
+
+    /// Effects: the live blocks are remembered beyond the resource's end. Preconditions: it is about to end.
+    void leave_blocks() const noexcept;
 
     /// Effects: raises one report, of leak or \p kind, about all live blocks, if there are any. Returns: how many.
     std::size_t leaks(error_kind kind = error_kind::leak, std::string_view hint = {}) const noexcept;

@@ -29,6 +29,7 @@ canary_resource_base::~canary_resource_base() {
     if (core_->shape.checks) {
         core_->check();
         core_->reports().leaks();
+        core_->reports().leave_blocks();
         core_->drain();
     }
     metadata::unregister_resource(core_->self, stack::capture_from_caller(rare_frames));

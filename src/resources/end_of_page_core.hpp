@@ -364,6 +364,9 @@ inline bool verify_canaries(fence_core& core, slot_ref s) noexcept {
 std::size_t check_all(fence_core& core) noexcept;
 std::size_t report_live(fence_core& core) noexcept;
 
+/// Effects: live blocks and the memory of all units are remembered beyond the resource's end.
+void leave_remains(fence_core& core, bool any_live) noexcept;
+
 /// For the registry.
 bool owns(void* core, const void* p, metadata::owned_block* out) noexcept;
 bool describe_address(void* core, std::uintptr_t address, metadata::address_finding* out) noexcept;

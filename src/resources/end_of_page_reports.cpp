@@ -1,5 +1,6 @@
 // Everything of the end-of-page resource that ends in a report, and what fault reports ask of it.
 
+#include "metadata/remains.hpp"
 #include "report/leaks.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/bytes.hpp"
@@ -232,6 +233,8 @@ slot_ref examine_free(fence_core& core, void* p, std::size_t bytes, std::size_t 
         r.hint =
             "the memory belonged to this resource and was retired long ago; its record was given up (options: "
             "retired_record_bytes)";
+    } else if (u == nullptr) {
+        add_former_owner(r, nullptr);
     }
     raise(core.errors, r);
     return {};
@@ -307,6 +310,24 @@ std::size_t report_live(fence_core& core) noexcept {
     r.leaked_bytes = groups.total_bytes();
     raise(core.errors, r);
     return r.leaked_blocks;
+}
+
+void leave_remains(fence_core& core, bool any_live) noexcept {
+    metadata::remains left;
+    {
+        const std::scoped_lock hold(core.lock);
+        for (unit* u = core.active.first; u != nullptr; u = u->after) {
+            left.add_range(u->base, u->size);
+            for (std::uint32_t i = 0; any_live && !left.full() && i < u->capacity; ++i) {
+                const slot_ref s{u, i};
+                if (s.record().state.load(std::memory_order_acquire) == slot_state::live) {
+                    const description d = describe_slot(core, s);
+                    left.add_block(d.block, d.allocated);
+                }
+            }
+        }
+    }
+    metadata::leave_behind(core.self, left);
 }
 
 bool owns(void* core, const void* p, metadata::owned_block* out) noexcept {

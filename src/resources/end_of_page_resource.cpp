@@ -93,7 +93,7 @@ end_of_page_resource_base::end_of_page_resource_base(std::pmr::memory_resource* 
 end_of_page_resource_base::~end_of_page_resource_base() {
     if (core_->shape.checks) {
         detail::fence::check_all(*core_);
-        detail::fence::report_live(*core_);
+        detail::fence::leave_remains(*core_, detail::fence::report_live(*core_) != 0);
     }
     metadata::unregister_resource(core_->self, stack::capture_from_caller(rare_frames));
     core_->destroy();

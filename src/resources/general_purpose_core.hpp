@@ -407,4 +407,7 @@ void report_upstream(general_purpose_core& core, error_kind kind, void* p, std::
 std::size_t check_all(general_purpose_core& core) noexcept;
 std::size_t report_live(general_purpose_core& core) noexcept;
 
+/// Effects: live blocks and the memory are remembered beyond the resource's end.
+void leave_remains(general_purpose_core& core, bool any_live) noexcept;
+
 }  // namespace pmr_debug::detail

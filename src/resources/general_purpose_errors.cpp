@@ -1,6 +1,7 @@
 // Everything of the general-purpose resource that ends in a report. Nothing here is fast, and no lock is held while a
 // handler runs.
 
+#include "metadata/remains.hpp"
 #include "report/leaks.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/general_purpose_core.hpp"
@@ -143,10 +144,14 @@ PMR_DEBUG_UNSEEN_BY_ASAN void note_damage(const unsigned char* p, std::size_t n,
 void report_invalid(general_purpose_core& core, void* p, std::size_t bytes, std::size_t alignment) noexcept {
     const auto address = reinterpret_cast<std::uintptr_t>(p);
     report r = call_report(core.record, error_kind::invalid_free, p, bytes, alignment);
-    if (const slot_ref near = nearest_block(core, address); near.owner != nullptr) {
+    const slot_ref near = nearest_block(core, address);
+    const bool forgotten = is_forgotten(core, address);
+    if (!forgotten && add_former_owner(r, near.owner != nullptr ? near.address() : nullptr)) {
+        // Says more than a neighbour.
+    } else if (near.owner != nullptr) {
         describe_block(core, near, r);
         r.nearest_only = true;
-    } else if (is_forgotten(core, address)) {
+    } else if (forgotten) {
         r.kind = error_kind::double_free;
         r.hint =
             "The memory belonged to this resource and was retired long ago; its record was given up "
@@ -398,6 +403,28 @@ std::size_t report_live(general_purpose_core& core) noexcept {
     r.leaked_bytes = groups.total_bytes();
     raise(core.tally, r);
     return r.leaked_blocks;
+}
+
+void leave_remains(general_purpose_core& core, bool any_live) noexcept {
+    metadata::remains left;
+    {
+        const std::scoped_lock hold(core.lock);
+        for (const chunk* c = core.chunks; c != nullptr; c = c->next) {
+            left.add_range(c->base, c->size);
+        }
+        for (unit* u = core.units; any_live && u != nullptr && !left.full(); u = u->following) {
+            const std::uint32_t used = u->next.load(std::memory_order_relaxed);
+            for (std::uint32_t i = 0; i < used; ++i) {
+                const slot_ref s{u, i};
+                if (s.record(core).state.load(std::memory_order_acquire) == slot_state::live) {
+                    report r;
+                    describe_block(core, s, r);
+                    left.add_block(r.block, r.allocated);
+                }
+            }
+        }
+    }
+    metadata::leave_behind(core.record, left);
 }
 
 }  // namespace pmr_debug::detail

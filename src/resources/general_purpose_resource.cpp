@@ -159,7 +159,7 @@ general_purpose_resource_base::~general_purpose_resource_base() {
     }
     if (core.rules.checks) {
         detail::check_all(core);
-        detail::report_live(core);
+        detail::leave_remains(core, detail::report_live(core) != 0);
     }
     metadata::unregister_resource(core.record, stack::capture_from_caller(detail::construction_frames));
     if (core.memcheck) {

@@ -164,6 +164,8 @@ struct temp_core {
     std::size_t verify_unused() noexcept;
     void tell(const temp_damage& d) noexcept;
     void tell_live(std::size_t first_record, std::string_view hint) noexcept;
+    /// Effects: live blocks and the memory are remembered beyond the arena's end.
+    void leave_remains() noexcept;
     void tell_request(error_kind kind, const void* p, const temp_request& r) noexcept;
     void tell_mark(const temp_mark& m, std::string_view hint) noexcept;
     void tell_shared_buffer() noexcept;

@@ -1,6 +1,7 @@
 // Everything a temp resource finds wrong, and what it says of it.
 
 #include "metadata/arena.hpp"
+#include "metadata/remains.hpp"
 #include "os/other_tools.hpp"
 #include "report/leaks.hpp"
 #include "report/writer.hpp"
@@ -369,6 +370,8 @@ void temp_core::bad_pointer(void* p, const temp_request& given) noexcept {
     } else if (inside) {
         r.kind = error_kind::interior_free;
         add_block(r, close);
+    } else if (add_former_owner(r, close.address != 0 ? reinterpret_cast<const void*>(close.address) : nullptr)) {
+        // Says more than a neighbour.
     } else if (close.address != 0 && at - close.address < near_bytes) {
         add_block(r, close);
         r.nearest_only = true;
@@ -398,6 +401,22 @@ void temp_core::tell_live(std::size_t first_record, std::string_view hint) noexc
     r.leaked_bytes = groups.total_bytes();
     r.hint = hint;
     raise(errors, r);
+}
+
+void temp_core::leave_remains() noexcept {
+    metadata::remains left;
+    {
+        const os::brief_hold<true> hold(lock);
+        for (const temp_chunk* c = chunk; c != nullptr; c = c->older) {
+            left.add_range(c->begin, c->size);
+        }
+        for (std::size_t i = 0; i < count && !left.full(); ++i) {
+            if (records[i].state == temp_state::live) {
+                left.add_block(describe(records[i]), records[i].allocated);
+            }
+        }
+    }
+    metadata::leave_behind(self, left);
 }
 
 void temp_core::tell_mark(const temp_mark& m, std::string_view hint) noexcept {

@@ -39,6 +39,7 @@ temp_resource_base::~temp_resource_base() {
     core_->void_marks(true);
     if (core_->shape.checks) {
         core_->tell_live(0, {});
+        core_->leave_remains();
     }
     detail::temp_position start;
     {

@@ -181,6 +181,7 @@ tracking_resource_base::tracking_resource_base(std::pmr::memory_resource* upstre
 tracking_resource_base::~tracking_resource_base() {
     if (core_->shape.checks) {
         core_->reports().leaks();
+        core_->reports().leave_blocks();
     }
     metadata::unregister_resource(core_->self, stack::capture_from_caller(rare_frames));
     core_->destroy();

@@ -1,0 +1,69 @@
+#pragma once
+
+// What resources leave behind when they die, floor 1: the blocks that were live then, and the memory they had. A block
+// that is freed into another resource later can so be told whose it was.
+
+#include "metadata/registry.hpp"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pmr_debug::metadata {
+
+/// Blocks of one resource that are remembered. Of the others only the ranges tell.
+inline constexpr std::size_t remains_of_one = 128;
+/// Of all dead resources together: the last ones.
+inline constexpr std::size_t left_blocks_kept = 4096;
+inline constexpr std::size_t left_ranges_kept = 2048;
+
+/// What one resource leaves. Filled under its own locks, which must not be held when it is handed to leave_behind: the
+/// registry's comes before them.
+class remains {
+public:
+    /// Effects: notes a live block. Beyond `remains_of_one` none.
+    void add_block(const block_info& block, trace_id allocated) noexcept {
+        if (block_count_ < remains_of_one) {
+            blocks_[block_count_++] = {.block = block, .allocated = allocated};
+        }
+    }
+    /// Effects: notes memory; what adjoins the range noted last makes that longer. Beyond `remains_of_one` none.
+    void add_range(std::uintptr_t from, std::size_t bytes) noexcept {
+        if (range_count_ != 0 && ranges_[range_count_ - 1].adjoins(from, bytes)) {
+            range& last = ranges_[range_count_ - 1];
+            last.from = from < last.from ? from : last.from;
+            last.bytes += bytes;
+        } else if (bytes != 0 && range_count_ < remains_of_one) {
+            ranges_[range_count_++] = {from, bytes};
+        }
+    }
+
+    /// True if no further block is noted.
+    [[nodiscard]] bool full() const noexcept { return block_count_ == remains_of_one; }
+
+private:
+    friend void leave_behind(const resource_record* r, const remains& what) noexcept;
+
+    struct range {
+        std::uintptr_t from = 0;
+        std::size_t bytes = 0;
+
+        [[nodiscard]] bool adjoins(std::uintptr_t start, std::size_t n) const noexcept {
+            return start == from + bytes || start + n == from;
+        }
+    };
+
+    owned_block blocks_[remains_of_one];
+    std::size_t block_count_ = 0;
+    range ranges_[remains_of_one];
+    std::size_t range_count_ = 0;
+};
+
+/// Effects: remembers what \p r leaves, until others have left enough. Null is allowed. Preconditions: none of the
+/// resource's locks is held.
+void leave_behind(const resource_record* r, const remains& what) noexcept;
+
+/// Returns: the dead resource, the last one, that had the memory at \p p; id 0 if none is known. Others may have it
+/// now.
+[[nodiscard]] resource_ref find_former_owner(const void* p) noexcept;
+
+}  // namespace pmr_debug::metadata
