@@ -63,6 +63,9 @@ public:
     ///   came from, so there should be none. Returns: false if nothing changed.
     bool retarget(std::pmr::memory_resource* target) noexcept;
 
+    /// The target, which may be dead if this is retired().
+    [[nodiscard]] std::pmr::memory_resource* upstream_resource() const noexcept;
+    [[nodiscard]] std::string_view name() const noexcept;
     [[nodiscard]] statistics stats() const noexcept;
     [[nodiscard]] error_counts errors() const noexcept;
     /// True if no error of any kind was reported so far.

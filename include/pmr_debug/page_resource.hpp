@@ -86,6 +86,8 @@ public:
     ///   deallocate). On success the block must be deallocated with \p new_bytes.
     bool resize(void* p, std::size_t old_bytes, std::size_t new_bytes) noexcept;
 
+    /// Null: the pages are the operating system's.
+    [[nodiscard]] static constexpr std::pmr::memory_resource* upstream_resource() noexcept { return nullptr; }
     [[nodiscard]] std::string_view name() const noexcept;
     [[nodiscard]] page_statistics pages() const noexcept;
     /// Counters; asks the operating system for `resident_bytes`, which takes time with many blocks.

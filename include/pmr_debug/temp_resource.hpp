@@ -213,6 +213,9 @@ public:
     /// Effects: verifies every guard and every freed byte, reports damage, and repairs it, so that it is reported once.
     /// Returns: how many damaged places were found.
     std::size_t check() noexcept;
+    /// Effects: reports blocks live now, grouped by call path, as error_kind::leak. Returns: how many; 0 with checks
+    ///   off.
+    std::size_t report_leaks() noexcept;
     /// Effects: under threading::single_checked, makes the next thread to use the resource its owner: to hand it over.
     ///   Otherwise none. Preconditions: nobody uses the resource meanwhile, and what was done before happens before
     ///   what the next thread does.

@@ -66,6 +66,7 @@ private:
 struct left {
     const resource_record* owner;
     std::uint64_t id;
+    std::uint64_t death;  // counted
 
     [[nodiscard]] bool known() const noexcept {
         return owner->id == id && !owner->alive.load(std::memory_order_relaxed);
@@ -78,6 +79,7 @@ struct left_range : left {
     std::uintptr_t from;
     std::size_t bytes;
 };
+constinit std::uint64_t deaths = 0;
 constinit ring<left_block, left_blocks_kept> left_blocks;
 constinit ring<left_range, left_ranges_kept> left_ranges;
 
@@ -154,6 +156,34 @@ bool leads_to_held(const void* from, const void* address) noexcept {
         from = r != nullptr ? r->upstream : nullptr;
     }
     return false;
+}
+
+// With the lock held. True if a living resource has this memory that is not below \p gone: it was handed out anew.
+bool handed_out_anew(const void* p, const resource_record& gone) noexcept {
+    for (resource_record* r = living.last; r != nullptr; r = r->before) {
+        const describe_address_function describe_it = r->describe_address.load(std::memory_order_acquire);
+        address_finding f;
+        if (describe_it != nullptr && r->core != nullptr &&
+            describe_it(r->core, reinterpret_cast<std::uintptr_t>(p), &f) && f.is != address_finding::what::unknown &&
+            !f.gone_back && !leads_to_held(gone.upstream, r->address)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// With the lock held. The last one that died having \p p in its memory.
+const left_range* find_range(const void* p) noexcept {
+    const auto address = reinterpret_cast<std::uintptr_t>(p);
+    return left_ranges.find([&](const left_range& e) noexcept { return address - e.from < e.bytes && e.known(); });
+}
+
+// With the lock held. The block that was live at \p p when its resource died, unless the memory was another's since.
+const left_block* find_left(const void* p) noexcept {
+    const left_block* const was =
+        left_blocks.find([&](const left_block& e) noexcept { return e.what.block.address == p && e.known(); });
+    const left_range* const later = was != nullptr ? find_range(p) : nullptr;
+    return later != nullptr && later->death > was->death ? nullptr : was;
 }
 
 // With the lock held.
@@ -259,20 +289,19 @@ void leave_behind(const resource_record* r, const remains& what) noexcept {
         return;
     }
     const std::scoped_lock hold(guard);
+    ++deaths;
     for (std::size_t i = 0; i < what.block_count_; ++i) {
-        left_blocks.push({{r, r->id}, what.blocks_[i]});
+        left_blocks.push({{r, r->id, deaths}, what.blocks_[i]});
     }
     for (std::size_t i = 0; i < what.range_count_; ++i) {
-        left_ranges.push({{r, r->id}, what.ranges_[i].from, what.ranges_[i].bytes});
+        left_ranges.push({{r, r->id, deaths}, what.ranges_[i].from, what.ranges_[i].bytes});
     }
 }
 
 resource_ref find_former_owner(const void* p) noexcept {
-    const auto address = reinterpret_cast<std::uintptr_t>(p);
     const std::scoped_lock hold(guard);
-    const left_range* const range =
-        left_ranges.find([&](const left_range& e) noexcept { return address - e.from < e.bytes && e.known(); });
-    return describe(range != nullptr ? range->owner : nullptr);
+    const left_range* const range = find_range(p);
+    return range != nullptr && !handed_out_anew(p, *range->owner) ? describe(range->owner) : resource_ref{};
 }
 
 chain_link link_at(const void* address) noexcept {
@@ -323,12 +352,12 @@ resource_ref find_owner(const void* p, const resource_record* self, below upstre
         }
     }
     if (upstreams == below::ask) {
-        const left_block* const was =
-            left_blocks.find([&](const left_block& e) noexcept { return e.what.block.address == p && e.known(); });
+        const left_block* const was = find_left(p);
         // A block of a tracking resource is one of its upstream's, too, and stays there.
-        if (was != nullptr && (owner == nullptr || (was->owner->kind == resource_kind::tracking &&
-                                                    was->what.block.size == out->block.size &&
-                                                    leads_to_held(was->owner->upstream, owner->address)))) {
+        const bool passed_through = was != nullptr && owner != nullptr && was->owner->kind == resource_kind::tracking &&
+                                    was->what.block.size == out->block.size &&
+                                    leads_to_held(was->owner->upstream, owner->address);
+        if (was != nullptr && (passed_through || (owner == nullptr && !handed_out_anew(p, *was->owner)))) {
             *out = was->what;
             owner = was->owner;
         }

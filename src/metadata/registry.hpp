@@ -137,8 +137,8 @@ struct chain_link {
 enum class below : std::uint8_t {
     ask,   ///< all of them; a page_resource only if it is the direct upstream: its blocks are others' raw material
     skip,  ///< none
-    stop,  ///< none, nor any other that is older than the asking one: where a live block of that one starts, only what
-           ///< stands on it can own another; those below are not always known as such
+    stop,  ///< none, nor any other that is older than the asking one: in memory that is still that one's only what
+           ///< stands on it can own a block; those below are not always known as such
 };
 
 /// Effects: asks the living resources but \p self, the one constructed last first, for the block that starts at \p p.

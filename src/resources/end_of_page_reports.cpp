@@ -197,7 +197,7 @@ slot_ref examine_free(fence_core& core, void* p, std::size_t bytes, std::size_t 
     // A resource above this one may have carved its block from here; in a unit, the memory is not an upstream's to own.
     metadata::owned_block theirs;
     if (const resource_ref owner =
-            metadata::find_owner(p, core.self, u != nullptr ? metadata::below::skip : metadata::below::ask, &theirs);
+            metadata::find_owner(p, core.self, u != nullptr ? metadata::below::stop : metadata::below::ask, &theirs);
         owner.id != 0) {
         r.kind = error_kind::wrong_resource;
         r.owner = owner;

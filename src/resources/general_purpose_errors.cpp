@@ -109,8 +109,9 @@ bool is_forgotten(general_purpose_core& core, std::uintptr_t address) noexcept {
     return false;
 }
 
-/// Effects: if a live block of another resource starts at \p p, reports that. \p upstreams: whether those below are
-/// asked; no, where \p p lies in a unit, because the memory of units is theirs. Returns: true if so.
+/// Effects: if a live block of another resource starts at \p p, reports that. \p upstreams: below::stop where \p p lies
+///   in memory of this resource, given up or not: a block of an upstream that starts there is not what was freed.
+/// Returns: true if so.
 bool report_other_owner(general_purpose_core& core, void* p, std::size_t bytes, std::size_t alignment,
                         metadata::below upstreams) noexcept {
     metadata::owned_block found;
@@ -232,8 +233,7 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
     const auto address = reinterpret_cast<std::uintptr_t>(p);
     unit* const u = unit_of(core, address);
     if (u == nullptr) {
-        // Memory given up by this resource may start a block of its upstream, which is not what was freed here.
-        const auto upstreams = is_forgotten(core, address) ? metadata::below::skip : metadata::below::ask;
+        const auto upstreams = is_forgotten(core, address) ? metadata::below::stop : metadata::below::ask;
         if (!report_other_owner(core, p, bytes, alignment, upstreams)) {
             report_invalid(core, p, bytes, alignment);
         }
@@ -242,7 +242,7 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
     const std::uint64_t offset = address - u->base;
     const slot_ref s{u, static_cast<std::uint32_t>((offset * u->reciprocal) >> 32)};
     if (s.index >= u->capacity || !was_used(core, s)) {
-        if (!report_other_owner(core, p, bytes, alignment, metadata::below::skip)) {
+        if (!report_other_owner(core, p, bytes, alignment, metadata::below::stop)) {
             report_invalid(core, p, bytes, alignment);
         }
         return {};
@@ -255,7 +255,7 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
         return s;  // a large block; or not live, which the exchange of the state will tell for certain
     }
     // A resource above this one may have carved its own block from here.
-    if (report_other_owner(core, p, bytes, alignment, metadata::below::skip)) {
+    if (report_other_owner(core, p, bytes, alignment, metadata::below::stop)) {
         return {};
     }
     const auto complain = [&](error_kind kind) {

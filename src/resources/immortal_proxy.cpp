@@ -229,6 +229,14 @@ bool immortal_proxy::retarget(std::pmr::memory_resource* target) noexcept {
     return true;
 }
 
+std::pmr::memory_resource* immortal_proxy::upstream_resource() const noexcept {
+    return forwarder_->upstream_resource();
+}
+
+std::string_view immortal_proxy::name() const noexcept {
+    return forwarder_->core().life.name;
+}
+
 statistics immortal_proxy::stats() const noexcept {
     return forwarder_->stats();
 }

@@ -261,7 +261,6 @@ page_resource::page_resource(const options& o) : core_(nullptr) {
 page_resource::~page_resource() {
     detail::page_core* const core = core_;
     core->reports().leaks();
-    core->reports().leave_blocks();
     metadata::unregister_resource(core->self, capture_trace(frames_kept));
     // A store that the compiler must keep, for calls to the dead object.
     *const_cast<detail::page_core* volatile*>(&core_) = nullptr;

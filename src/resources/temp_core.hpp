@@ -163,7 +163,9 @@ struct temp_core {
     std::size_t verify_dead(std::uintptr_t from, std::uintptr_t to) noexcept;
     std::size_t verify_unused() noexcept;
     void tell(const temp_damage& d) noexcept;
-    void tell_live(std::size_t first_record, std::string_view hint) noexcept;
+    /// Returns: how many blocks are live.
+    std::size_t tell_live(std::size_t first_record, std::string_view hint,
+                          error_kind kind = error_kind::live_at_destruction) noexcept;
     /// Effects: live blocks and the memory are remembered beyond the arena's end.
     void leave_remains() noexcept;
     void tell_request(error_kind kind, const void* p, const temp_request& r) noexcept;

@@ -381,7 +381,7 @@ void temp_core::bad_pointer(void* p, const temp_request& given) noexcept {
 
 // ---- The arena itself ----------------------------------------------------------------------------------------------
 
-void temp_core::tell_live(std::size_t first_record, std::string_view hint) noexcept {
+std::size_t temp_core::tell_live(std::size_t first_record, std::string_view hint, error_kind kind) noexcept {
     leak_grouper groups;
     {
         const os::brief_hold<true> hold(lock);
@@ -393,14 +393,15 @@ void temp_core::tell_live(std::size_t first_record, std::string_view hint) noexc
         }
     }
     if (groups.total_blocks() == 0) {
-        return;
+        return 0;
     }
-    report r = about(error_kind::live_at_destruction, self, nullptr);
+    report r = about(kind, self, nullptr);
     r.leaks = groups.finish();
     r.leaked_blocks = groups.total_blocks();
     r.leaked_bytes = groups.total_bytes();
     r.hint = hint;
     raise(errors, r);
+    return r.leaked_blocks;
 }
 
 void temp_core::leave_remains() noexcept {

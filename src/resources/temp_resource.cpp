@@ -83,6 +83,10 @@ std::size_t temp_resource_base::check() noexcept {
     return core_->verify(0) + core_->verify_unused();
 }
 
+std::size_t temp_resource_base::report_leaks() noexcept {
+    return core_->shape.checks ? core_->tell_live(0, {}, error_kind::leak) : 0;
+}
+
 std::pmr::memory_resource* temp_resource_base::upstream_resource() const noexcept {
     return core_->upstream;
 }

@@ -106,6 +106,7 @@ TYPED_TEST(construction, a_pointer_that_is_null_is_reported) {
 TEST(construction_of_others, pages_have_no_upstream) {
     pmr_debug::page_resource braces({});
     EXPECT_EQ(braces.name(), "");
+    EXPECT_EQ(braces.upstream_resource(), nullptr);
     braces.deallocate(braces.allocate(1, 1), 1, 1);
     EXPECT_TRUE(braces.ok());
     static_assert(std::is_default_constructible_v<pmr_debug::page_resource>);

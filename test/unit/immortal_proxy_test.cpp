@@ -64,6 +64,21 @@ TEST(immortal_proxy, forwards_while_its_target_lives) {
     EXPECT_EQ(errors.count(), 0U);
 }
 
+TEST(immortal_proxy, knows_its_name_and_target_after_the_end_too) {
+    tracking_resource target({.name = "target"});
+    tracking_resource other({.name = "other"});
+    immortal_proxy proxy = make_proxy(&target, {.name = "proxy"});
+    EXPECT_EQ(proxy.name(), "proxy");
+    EXPECT_EQ(proxy.upstream_resource(), &target);
+    EXPECT_TRUE(proxy.retarget(&other));
+    EXPECT_EQ(proxy.upstream_resource(), &other);
+    proxy.retire();
+    EXPECT_EQ(proxy.name(), "proxy");
+    EXPECT_EQ(proxy.upstream_resource(), &other);
+    const immortal_proxy nameless = make_proxy(&target);
+    EXPECT_EQ(nameless.name(), "");
+}
+
 TEST(immortal_proxy, a_free_after_retirement_is_reported_with_three_traces_9) {
     collecting_handler errors;
     std::pmr::memory_resource* late = nullptr;
