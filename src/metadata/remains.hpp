@@ -62,8 +62,8 @@ private:
 /// resource's locks is held.
 void leave_behind(const resource_record* r, const remains& what) noexcept;
 
-/// Returns: the dead resource, the last one, that had the memory at \p p; id 0 if none is known. Others may have it
-/// now.
+/// Returns: the dead resource, the last one, that had the memory at \p p; id 0 if none is known, or if a living
+/// resource is known to have it now.
 [[nodiscard]] resource_ref find_former_owner(const void* p) noexcept;
 
 }  // namespace pmr_debug::metadata

@@ -8,7 +8,6 @@
 #include <pmr_debug/collecting_handler.hpp>
 #include <pmr_debug/end_of_page_resource.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
-#include <pmr_debug/page_resource.hpp>
 #include <pmr_debug/temp_resource.hpp>
 #include <pmr_debug/tracking_resource.hpp>
 
@@ -32,40 +31,31 @@ using test_support::free_here;
 using test_support::trace_contains;
 namespace metadata = pmr_debug::metadata;
 
-// Its blocks outlive those who asked for them: nobody is handed the memory of another one.
+// Never hands out an address twice, so that each test has memory that no other one knew.
 class hoard final : public std::pmr::memory_resource {
-public:
-    hoard() = default;
-    hoard(const hoard&) = delete;
-    hoard& operator=(const hoard&) = delete;
-
-private:
-    void* do_allocate(std::size_t bytes, std::size_t alignment) override { return memory_.allocate(bytes, alignment); }
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+        static std::pmr::monotonic_buffer_resource memory;
+        return memory.allocate(bytes, alignment);
+    }
     void do_deallocate(void*, std::size_t, std::size_t) override {}
     [[nodiscard]] bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override {
         return this == &other;
     }
-    std::pmr::monotonic_buffer_resource memory_;
 };
 
 template <class R>
 std::unique_ptr<R> make(std::pmr::memory_resource& upstream, collecting_handler& errors) {
-    if constexpr (std::is_same_v<R, pmr_debug::page_resource>) {
-        return std::make_unique<R>(pmr_debug::page_resource::options{.name = "gone", .handler = &errors});
-    } else {
+    if constexpr (std::is_same_v<R, pmr_debug::end_of_page_resource>) {
         static_cast<void>(upstream);
-        if constexpr (std::is_same_v<R, pmr_debug::end_of_page_resource>) {
-            return std::make_unique<R>(pmr_debug::end_of_page_options{.name = "gone", .handler = &errors});
-        } else if constexpr (std::is_same_v<R, pmr_debug::canary_resource>) {
-            return std::make_unique<R>(&upstream, pmr_debug::canary_options{.name = "gone", .handler = &errors});
-        } else if constexpr (std::is_same_v<R, pmr_debug::general_purpose_resource>) {
-            return std::make_unique<R>(&upstream,
-                                       pmr_debug::general_purpose_options{.name = "gone", .handler = &errors});
-        } else if constexpr (std::is_same_v<R, tracking_resource>) {
-            return std::make_unique<R>(&upstream, pmr_debug::tracking_options{.name = "gone", .handler = &errors});
-        } else {
-            return std::make_unique<R>(&upstream, pmr_debug::temp_options{.name = "gone", .handler = &errors});
-        }
+        return std::make_unique<R>(pmr_debug::end_of_page_options{.name = "gone", .handler = &errors});
+    } else if constexpr (std::is_same_v<R, pmr_debug::canary_resource>) {
+        return std::make_unique<R>(&upstream, pmr_debug::canary_options{.name = "gone", .handler = &errors});
+    } else if constexpr (std::is_same_v<R, pmr_debug::general_purpose_resource>) {
+        return std::make_unique<R>(&upstream, pmr_debug::general_purpose_options{.name = "gone", .handler = &errors});
+    } else if constexpr (std::is_same_v<R, tracking_resource>) {
+        return std::make_unique<R>(&upstream, pmr_debug::tracking_options{.name = "gone", .handler = &errors});
+    } else {
+        return std::make_unique<R>(&upstream, pmr_debug::temp_options{.name = "gone", .handler = &errors});
     }
 }
 
@@ -77,9 +67,8 @@ __attribute__((noinline)) void destroy_here(std::unique_ptr<R>& r) {
 
 template <class R>
 class remains_of : public testing::Test {};
-using resources =
-    testing::Types<pmr_debug::canary_resource, pmr_debug::end_of_page_resource, pmr_debug::general_purpose_resource,
-                   pmr_debug::page_resource, pmr_debug::temp_resource<>, tracking_resource>;
+using resources = testing::Types<pmr_debug::canary_resource, pmr_debug::end_of_page_resource,
+                                 pmr_debug::general_purpose_resource, pmr_debug::temp_resource<>, tracking_resource>;
 TYPED_TEST_SUITE(remains_of, resources);
 
 TYPED_TEST(remains_of, a_block_freed_into_another_resource_is_known) {

@@ -516,6 +516,27 @@ TEST_F(temp, an_arena_that_dies_before_its_vector_reports_what_was_live) {
     EXPECT_TRUE(trace_contains(r.leaks[0].allocated, "fill_vector_here"));
 }
 
+TEST_F(temp, live_blocks_are_reported_on_demand) {
+    temp_resource<512> arena(options);
+    EXPECT_EQ(arena.report_leaks(), 0U);
+    EXPECT_EQ(errors.count(), 0U);
+    static_cast<void>(allocate_here(arena, 40, 8));
+    arena.deallocate(arena.allocate(8, 8), 8, 8);
+    EXPECT_EQ(arena.report_leaks(), 1U);
+    const report& r = only();
+    EXPECT_EQ(r.kind, error_kind::leak);
+    EXPECT_EQ(r.leaked_bytes, 40U);
+    ASSERT_EQ(r.leaks.size(), 1U);
+    EXPECT_TRUE(trace_contains(r.leaks[0].allocated, "allocate_here"));
+    arena.release();
+    EXPECT_EQ(arena.report_leaks(), 0U);
+    EXPECT_EQ(errors.count(), 1U);
+
+    basic_temp_resource<counts_only(threading::unchecked)> unchecked;
+    static_cast<void>(unchecked.allocate(8, 8));
+    EXPECT_EQ(unchecked.report_leaks(), 0U);
+}
+
 TEST_F(temp, a_right_order_is_silent) {
     {
         temp_resource<512> arena(options);
