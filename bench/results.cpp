@@ -62,9 +62,10 @@ std::optional<double> results::ratio(std::string_view row_name, workload_id id) 
     return mine && base ? std::optional(mine->ns / base->ns) : std::nullopt;
 }
 
-std::optional<double> results::throughput(std::string_view row_name, double summary::*time) const {
+std::optional<double> results::throughput(std::string_view row_name, double summary::*time,
+                                          workload_id two_at_once) const {
     const auto one = find(row_name, workload_id::w2);
-    const auto two = find(row_name, workload_id::w6);
+    const auto two = find(row_name, two_at_once);
     return one && two ? std::optional(2 * (*one).*time / (*two).*time) : std::nullopt;
 }
 
@@ -88,6 +89,10 @@ std::vector<results::bound> results::bounds() const {
         const auto two = throughput(traced_row, time);
         all.push_back({first, what, 1, "times", two ? std::optional(2 / *two) : std::nullopt});
     }
+    const auto threads = find(traced_row, w6);
+    const auto processes = find(traced_row, w2x2);
+    all.push_back({first, "traces, W6 against W2 in two processes", 1.1, "times",
+                   threads && processes ? std::optional(threads->wall_ns / processes->wall_ns) : std::nullopt});
     // Rounded: the share of a unit's own record, and what is unused at the end of the last unit, are below half a byte.
     all.push_back({first, "records of a slot", 16, "bytes",
                    metadata_ ? std::optional(std::round(metadata_->metadata_bytes_a_slot)) : std::nullopt});
@@ -149,9 +154,9 @@ void results::write_table(std::ostream& out) const {
             }
             out << std::setprecision(1) << std::setw(12) << s->ns << std::setprecision(0) << std::setw(9)
                 << s->spread * 100 << '%' << std::setprecision(1) << std::setw(12) << s->peak_mib;
-            if (const auto x = throughput(r.name, &summary::wall_ns); x && w.threads > 1) {
-                out << std::setprecision(2) << std::setw(10) << *x << " (" << *throughput(r.name, &summary::cpu_ns)
-                    << ')';
+            if (const auto x = throughput(r.name, &summary::wall_ns, w.id); x && w.threads > 1) {
+                out << std::setprecision(2) << std::setw(10) << *x << " ("
+                    << *throughput(r.name, &summary::cpu_ns, w.id) << ')';
             }
             out << '\n';
         }
@@ -188,7 +193,7 @@ void results::write_json(std::ostream& out) const {
             if (const auto x = ratio(r.name, w.id)) {
                 out << ", \"times_glibc\": " << *x;
             }
-            if (const auto x = throughput(r.name, &summary::wall_ns); x && w.threads > 1) {
+            if (const auto x = throughput(r.name, &summary::wall_ns, w.id); x && w.threads > 1) {
                 out << ", \"throughput_times_one_thread\": " << *x;
             }
             out << ", \"spread\": " << s->spread << ", \"peak_mib\": " << s->peak_mib << ", \"samples\": " << s->samples

@@ -46,8 +46,9 @@ private:
 
     [[nodiscard]] std::optional<summary> find(std::string_view row_name, workload_id id) const;
     [[nodiscard]] std::optional<double> ratio(std::string_view row_name, workload_id id) const;
-    /// Two threads' operations a second divided by one thread's, by elapsed or by processor time.
-    [[nodiscard]] std::optional<double> throughput(std::string_view row_name, double summary::*time) const;
+    /// Operations a second of \p two, which works twice at once, divided by those of W2; by elapsed or processor time.
+    [[nodiscard]] std::optional<double> throughput(std::string_view row_name, double summary::*time,
+                                                   workload_id two = workload_id::w6) const;
     [[nodiscard]] std::vector<bound> bounds() const;
 
     std::map<std::pair<std::string_view, workload_id>, std::vector<sample>> samples_;

@@ -2,17 +2,25 @@
 
 #include <pmr_debug/canary_resource.hpp>
 #include <pmr_debug/end_of_page_resource.hpp>
+#include <pmr_debug/failing_resource.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
+#include <pmr_debug/immortal_proxy.hpp>
+#include <pmr_debug/limit_resource.hpp>
+#include <pmr_debug/logging_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
 #include <pmr_debug/temp_resource.hpp>
+#include <pmr_debug/testing/default_resource_guard.hpp>
 
 #if PMR_DEBUG_BENCH_TRACKING
 #include <pmr_debug/tracking_resource.hpp>
 #endif
 
 #include <array>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
+#include <optional>
+#include <string_view>
 
 namespace bench {
 namespace {
@@ -77,6 +85,47 @@ void with_long_quarantine(resource_user use, void* context) {
     use(resource, context);
 }
 
+void with_limit(resource_user use, void* context) {
+    malloc_resource heap;
+    pmr_debug::limit_resource resource(&heap, {.limit_bytes = SIZE_MAX / 2});
+    use(resource, context);
+}
+
+// A plan that never comes true.
+void with_failing(resource_user use, void* context) {
+    malloc_resource heap;
+    pmr_debug::failing_resource resource(&heap, {.plan = {.fail_from = UINT64_MAX}});
+    use(resource, context);
+}
+
+// What the lines cost, not where they go.
+void with_logging(resource_user use, void* context) {
+    malloc_resource heap;
+    pmr_debug::logging_resource resource(&heap, {.sink = [](std::string_view, void*) noexcept {}});
+    use(resource, context);
+}
+
+template <unsigned Frames>
+void with_proxy(resource_user use, void* context) {
+    malloc_resource heap;
+    const pmr_debug::immortal_proxy proxy(&heap, {.frames = Frames});
+    use(*proxy.resource(), context);
+}
+
+// The default resource in a scope that counts uses, with traces; and after it, as somebody who kept it would use it.
+template <bool InScope>
+void with_forbidden(resource_user use, void* context) {
+    using namespace pmr_debug::testing;
+    malloc_resource heap;
+    const default_resource_guard as_default(&heap);
+    std::optional<forbid_default_resource> nobody(on_default_use::count);
+    std::pmr::memory_resource* const kept = std::pmr::get_default_resource();
+    if constexpr (!InScope) {
+        nobody.reset();
+    }
+    use(*kept, context);
+}
+
 template <class Resource>
 void with_plain(resource_user use, void* context) {
     Resource resource;
@@ -128,7 +177,10 @@ constexpr std::array all_rows {
         row{"end_of_page at once", with_plain<pmr_debug::basic_end_of_page_resource<trap_at_once>>, false, true, true},
         row{"canary/malloc", with_canary<pmr_debug::default_policy>}, row{"canary 16M/malloc", with_long_quarantine},
         row{"canary untraced/malloc", with_canary<canary_only>},
-        row{"canary at once/malloc", with_canary<canary_at_once>},
+        row{"canary at once/malloc", with_canary<canary_at_once>}, row{"limit/malloc", with_limit},
+        row{"failing/malloc", with_failing}, row{"logging/malloc", with_logging}, row{"proxy/malloc", with_proxy<8>},
+        row{"proxy untraced/malloc", with_proxy<0>}, row{"forbidden/malloc", with_forbidden<true>},
+        row{"forbidden before/malloc", with_forbidden<false>},
 #if PMR_DEBUG_BENCH_TRACKING
         row{"tracking counts/malloc", with_tracking<pmr_debug::release_policy>},
         row{"tracking traces/malloc", with_tracking<traces>},

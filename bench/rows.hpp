@@ -32,7 +32,8 @@ inline constexpr std::string_view traced_row = "traces";
 
 /// True if \p r makes sense on \p w.
 [[nodiscard]] constexpr bool suits(const row& r, const workload& w) noexcept {
-    const bool only_grows = w.id == workload_id::w2 || w.id == workload_id::w3;  // to gigabytes, if nothing is freed
+    const bool only_grows = w.id == workload_id::w2 || w.id == workload_id::w3 ||
+                            w.id == workload_id::w2x2;  // to gigabytes, if nothing is freed
     const bool million = w.id == workload_id::w4 || w.id == workload_id::w5;
     return (r.many_threads || w.threads == 1) && (r.frees || !only_grows) && (!r.one_pair || w.id == workload_id::w1) &&
            (!r.a_page_each || !million);

@@ -178,13 +178,24 @@ outcome churn_in_two_threads(std::pmr::memory_resource& resource, scratch& space
     return slower;
 }
 
+// Waits for the other process; not for ever, as it may have failed.
+void meet(std::atomic<unsigned>& arrived) {
+    constexpr std::chrono::seconds long_enough{60};
+    arrived.fetch_add(1);
+    const auto start = std::chrono::steady_clock::now();
+    while (arrived.load() < 2 && std::chrono::steady_clock::now() - start < long_enough) {
+        std::this_thread::yield();
+    }
+}
+
 }  // namespace
 
 scratch::scratch(workload_id id) {
     switch (id) {
         case workload_id::w1: break;
         case workload_id::w1b: blocks.assign(1, std::vector<block>(64)); break;
-        case workload_id::w2: blocks.assign(1, std::vector<block>(100'000)); break;
+        case workload_id::w2:
+        case workload_id::w2x2: blocks.assign(1, std::vector<block>(100'000)); break;
         case workload_id::w3: blocks.assign(1, std::vector<block>(1'000)); break;
         case workload_id::w4: blocks.assign(1, std::vector<block>(many)); break;
         case workload_id::w5: {
@@ -215,6 +226,10 @@ outcome run(workload_id id, std::pmr::memory_resource& resource, scratch& space)
             case workload_id::w1b: ring(u, space.blocks[0], result); break;
             case workload_id::w2:
                 churn<&generator::small_size>(u, space.blocks[0], seed, operations, result, at_once);
+                break;
+            case workload_id::w2x2:
+                churn<&generator::small_size>(u, space.blocks[0], seed, operations, result,
+                                              [&] { meet(*space.arrived); });
                 break;
             case workload_id::w3:
                 churn<&generator::large_size>(u, space.blocks[0], seed, operations, result, at_once);

@@ -8,6 +8,7 @@
 // calls, and the compiler sees no allocation it could remove.
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory_resource>
@@ -16,7 +17,7 @@
 
 namespace bench {
 
-enum class workload_id : std::uint8_t { w1, w1b, w2, w3, w4, w5, w6 };
+enum class workload_id : std::uint8_t { w1, w1b, w2, w3, w4, w5, w6, w2x2 };
 
 struct workload {
     workload_id id;
@@ -25,9 +26,10 @@ struct workload {
     std::uint64_t operations;  ///< timed ones, of one thread
     std::uint64_t checksum;    ///< what a right run ends with
     unsigned threads = 1;
+    bool processes = false;  ///< each thread is one of a process of its own, which has its own resource
 };
 
-inline constexpr std::array<workload, 7> workloads{{
+inline constexpr std::array<workload, 8> workloads{{
     {workload_id::w1, "W1", "allocate 64 bytes and free them, nothing else live", 100'000, 0x426f81ff7b425000},
     {workload_id::w1b, "W1b", "64 live blocks of 64 bytes, the oldest replaced", 1'000'000, 0x8c5225b8a8dff200},
     {workload_id::w2, "W2", "100 000 live blocks of 1..1024 bytes, a random one replaced", 2'000'000,
@@ -38,6 +40,8 @@ inline constexpr std::array<workload, 7> workloads{{
     {workload_id::w5, "W5", "1 000 000 blocks of 16 bytes, freed in random order", 1'000'000, 0xcc7fcb02bf1ce880},
     {workload_id::w6, "W6", "W2 in two threads on one resource; the slower thread's time", 2'000'000,
      0xc5400155a3bba310, 2},
+    {workload_id::w2x2, "W2x2", "W2 in two processes, each on its own resource; the slower one's time", 2'000'000,
+     0x65498200d6c5bb04, 2, true},
 }};
 
 [[nodiscard]] constexpr const workload& find(workload_id id) noexcept {
@@ -56,6 +60,8 @@ struct scratch {
 
     std::vector<std::vector<block>> blocks;  ///< one array a thread
     std::vector<std::uint32_t> order;        ///< in which W5 frees
+    /// W2x2: where the two processes meet before the timed part; in memory that both see.
+    std::atomic<unsigned>* arrived = nullptr;
 };
 
 struct outcome {
