@@ -35,8 +35,11 @@ struct fault_handler_options {
 
 /// Effects: from construction to destruction, the first SIGSEGV or SIGBUS of the process that an instruction caused is
 ///   reported; then the action of before is in place again, and the instruction is executed once more. One at a time: a
-///   second one does nothing.
+///   second one does nothing. A call of abort goes on to the action of before, and is reported only if it is
+///   libstdc++'s answer to containers on different resources, as it compares them, and aborts without a word: the abort
+///   must come from the function in which the thread compared a resource of this library with another one last.
 /// Reports:
+///   - wrong_resource: nodes were to go to a container on another resource (`std::list::splice`, `merge`), see above;
 ///   - use_after_free: in a freed block, or in retired memory of a resource;
 ///   - overrun, underrun: in the guard behind or before a block;
 ///   - fault: anything else, with what is known: a null pointer, a stack overflow, a pointer that was itself read from

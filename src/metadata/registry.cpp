@@ -453,6 +453,34 @@ resource_ref find_at(std::uintptr_t address, address_finding* out) noexcept {
     return who;
 }
 
+resource_ref peek_resource(const void* address) noexcept {
+    struct question {
+        const resource_record* asked;
+        const void* at;
+        resource_record* next;
+    };
+    question q{nullptr, nullptr, std::atomic_ref(living.last).load(std::memory_order_acquire)};
+    for (std::uint64_t left = last_id; q.next != nullptr && left != 0; --left) {
+        q.asked = q.next;
+        q.at = nullptr;
+        q.next = nullptr;
+        os::survives(
+            [](void* context) {
+                question& mine = *static_cast<question*>(context);
+                mine.next = mine.asked->before;
+                mine.at = mine.asked->address;
+            },
+            &q);
+        if (q.at == address) {
+            return describe(q.asked);
+        }
+    }
+    resource_ref unknown;
+    unknown.type = "memory_resource";
+    unknown.address = address;
+    return unknown;
+}
+
 void for_each_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept {
     const std::scoped_lock hold(guard);
     for (resource_record* r = all.first; r != nullptr && visit(*r, context); r = r->newer) {

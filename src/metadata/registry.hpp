@@ -156,6 +156,10 @@ enum class below : std::uint8_t {
 /// were overwritten.
 [[nodiscard]] resource_ref find_at(std::uintptr_t address, address_finding* out) noexcept;
 
+/// Returns: the living resource at \p address; of another library's, nothing but the address (id 0). For signal
+/// handlers, as find_at().
+[[nodiscard]] resource_ref peek_resource(const void* address) noexcept;
+
 /// Effects: calls \p visit for every record, dead ones included, in order of construction, until it returns false.
 /// Preconditions: \p visit does not call the registry. No resource dies while it runs.
 void for_each_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept;

@@ -18,7 +18,7 @@ namespace pmr_debug::os {
 
 namespace {
 
-constexpr int fault_signals[] = {SIGSEGV, SIGBUS};
+constexpr int fault_signals[] = {SIGSEGV, SIGBUS, SIGABRT};
 constexpr std::size_t signal_count = sizeof fault_signals / sizeof fault_signals[0];
 
 /// Reading debug information and demangling need some.
@@ -46,21 +46,30 @@ bool stack_key_valid = false;
 
 void on_signal(int signal, siginfo_t* info, void* context);
 
+void restore_action(std::size_t i) noexcept {
+    struct sigaction now {};
+    const bool ours = ::sigaction(fault_signals[i], nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 &&
+                      now.sa_sigaction == on_signal;
+    if (ours) {
+        ::sigaction(fault_signals[i], &before[i], nullptr);
+    }
+}
+
 void restore_actions() noexcept {
     for (std::size_t i = 0; i < signal_count; ++i) {
-        struct sigaction now {};
-        const bool ours = ::sigaction(fault_signals[i], nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 &&
-                          now.sa_sigaction == on_signal;
-        if (ours) {
-            ::sigaction(fault_signals[i], &before[i], nullptr);
-        }
+        restore_action(i);
     }
+}
+
+void send_again(int signal) noexcept {
+    ::syscall(SYS_tgkill, ::getpid(), ::syscall(SYS_gettid), signal);
 }
 
 fault describe(int signal, const siginfo_t& info, const void* context) noexcept {
     fault f;
+    f.aborted = signal == SIGABRT;
     f.bus_error = signal == SIGBUS;
-    f.has_address = info.si_code != SI_KERNEL;
+    f.has_address = !f.aborted && info.si_code != SI_KERNEL;
     f.address = f.has_address ? reinterpret_cast<std::uintptr_t>(info.si_addr) : 0;
 #if defined(__x86_64__)
     const auto& machine = static_cast<const ucontext_t*>(context)->uc_mcontext;
@@ -89,14 +98,37 @@ fault describe(int signal, const siginfo_t& info, const void* context) noexcept 
     return f;
 }
 
+/// Effects: tells of an abort if there is something to tell, and lets it go on.
+void on_abort(const siginfo_t& info, const void* context) noexcept {
+    phase expected = phase::waiting;
+    if (!telling && info.si_pid == ::getpid() &&
+        state.compare_exchange_strong(expected, phase::telling, std::memory_order_acq_rel)) {
+        telling = true;
+        const bool was_told = told(describe(SIGABRT, info, context), told_context);
+        telling = false;
+        state.store(was_told ? phase::told : phase::waiting, std::memory_order_release);
+    }
+    for (std::size_t i = 0; i < signal_count; ++i) {
+        if (fault_signals[i] == SIGABRT) {
+            restore_action(i);
+        }
+    }
+    send_again(SIGABRT);
+}
+
 void on_signal(int signal, siginfo_t* info, void* context) {
     const int error = errno;
+    if (signal == SIGABRT) {
+        on_abort(*info, context);
+        errno = error;
+        return;
+    }
     if (way_back != nullptr) {
         siglongjmp(*way_back, 1);
     }
     if (info->si_code <= 0) {  // sent, not caused
         restore_actions();
-        ::syscall(SYS_tgkill, ::getpid(), ::syscall(SYS_gettid), signal);
+        send_again(signal);
         errno = error;
         return;
     }
@@ -105,7 +137,7 @@ void on_signal(int signal, siginfo_t* info, void* context) {
         restore_actions();
     } else if (state.compare_exchange_strong(expected, phase::telling, std::memory_order_acq_rel)) {
         telling = true;
-        told(describe(signal, *info, context), told_context);
+        static_cast<void>(told(describe(signal, *info, context), told_context));
         telling = false;
         restore_actions();
         state.store(phase::told, std::memory_order_release);
@@ -187,6 +219,10 @@ bool install_fault_signals(fault_function tell, void* context) noexcept {
         }
     }
     return true;
+}
+
+bool faults_are_told() noexcept {
+    return state.load(std::memory_order_relaxed) != phase::off;
 }
 
 void remove_fault_signals() noexcept {

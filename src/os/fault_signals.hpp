@@ -1,6 +1,7 @@
 #pragma once
 
-// SIGSEGV and SIGBUS, floor 0: who is told of a fault, on which stack, and what becomes of the process afterwards.
+// SIGSEGV, SIGBUS and SIGABRT, floor 0: who is told of a fault, on which stack, and what becomes of the process
+// afterwards.
 
 #include <cstdint>
 
@@ -17,6 +18,7 @@ struct interruption {
 };
 
 struct fault {
+    bool aborted = false;      ///< no access at all: the thread called abort
     bool bus_error = false;    ///< SIGBUS: there is a mapping, but no memory behind it
     bool has_address = false;  ///< false: the processor does not say, as for an address that cannot exist
     std::uintptr_t address = 0;
@@ -24,16 +26,21 @@ struct fault {
     interruption where;
 };
 
-/// Told of a fault, in the thread that faulted, in the signal handler.
-using fault_function = void (*)(const fault& f, void* context) noexcept;
+/// Told of a fault, in the thread that faulted, in the signal handler. Returns: false if there was nothing to tell, as
+/// may be with a thread that aborted.
+using fault_function = bool (*)(const fault& f, void* context) noexcept;
 
 /// Effects: \p tell is called at the first fault of the process from now on. Then the actions of before are in place
 ///   again, and the faulting instruction is executed again: whoever handled faults before gets this one, or the process
 ///   ends, and a core dump shows the instruction. Other threads that fault meanwhile wait, some seconds at most.
 ///   Threads that are numbered from now on (see this_thread) get a signal stack of their own, and so does the caller.
-///   A signal that another process or thread sent is no fault, and goes to the action of before.
+///   A signal that another process or thread sent is no fault, and goes to the action of before. An abort goes there,
+///   too, once it was told of.
 /// Returns: false, nothing changed, if this is in effect already, or the system refuses.
 bool install_fault_signals(fault_function tell, void* context) noexcept;
+
+/// True while install_fault_signals() is in effect, or was.
+[[nodiscard]] bool faults_are_told() noexcept;
 
 /// Effects: puts the actions of before in place again, where nobody else has changed them since.
 void remove_fault_signals() noexcept;

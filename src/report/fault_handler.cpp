@@ -4,6 +4,7 @@
 #include "os/fault_signals.hpp"
 #include "os/stack_bounds.hpp"
 #include "os/thread.hpp"
+#include "report/comparison.hpp"
 #include "report/text.hpp"
 #include "stack/interrupted.hpp"
 
@@ -141,8 +142,31 @@ void write_raw(void* context) {
         nullptr);
 }
 
-void tell(const os::fault& f, void* context) noexcept {
+void classify_abort(void* context) {
+    finding& f = *static_cast<finding*>(context);
+    if (!detail::explain_abort(f.result.here, f.result)) {
+        f.result.here = trace_id::none;
+    }
+}
+
+bool tell_abort(finding& found) noexcept {
+    report& r = found.result;
+    r.thread = os::this_thread().number;
+    r.here = stack::capture_interrupted(found.fault.where, max_frames);
+    if (!os::survives(classify_abort, &found) || r.here == trace_id::none) {
+        return false;
+    }
+    if (!os::survives(hand_over, &found)) {
+        os::survives(write_raw, &found);
+    }
+    return true;
+}
+
+bool tell(const os::fault& f, void* context) noexcept {
     finding found{f, *static_cast<const fault_handler_options*>(context), {}};
+    if (f.aborted) {
+        return tell_abort(found);
+    }
     report& r = found.result;
     r.kind = error_kind::fault;
     r.faulted = true;
@@ -158,6 +182,7 @@ void tell(const os::fault& f, void* context) noexcept {
     if (!os::survives(hand_over, &found)) {
         os::survives(write_raw, &found);
     }
+    return true;
 }
 
 }  // namespace

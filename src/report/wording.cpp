@@ -147,6 +147,14 @@ void write_headline(writer& out, const report& r) noexcept {
             }
             break;
         case error_kind::wrong_resource:
+            if (r.block.address == nullptr && r.pointer == nullptr) {
+                out.text("nodes of a container on ");
+                write_short_name(out, r.owner);
+                out.text(" were to go to one on ");
+                write_short_name(out, r.resource);
+                out.text(", so the standard library aborts");
+                break;
+            }
             write_block(out, r);
             out.text(" of ");
             write_short_name(out, r.owner);

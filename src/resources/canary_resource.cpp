@@ -1,5 +1,6 @@
 #include <pmr_debug/canary_resource.hpp>
 
+#include "report/comparison.hpp"
 #include "resources/canary_core.hpp"
 #include "stack/capture.hpp"
 
@@ -46,7 +47,7 @@ void canary_resource_base::do_deallocate(void* p, std::size_t bytes, std::size_t
 }
 
 bool canary_resource_base::do_is_equal(const std::pmr::memory_resource& other) const noexcept {
-    return this == &other;
+    return detail::is_same(this, other);
 }
 
 std::pmr::memory_resource* canary_resource_base::upstream_resource() const noexcept {

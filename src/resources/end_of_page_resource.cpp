@@ -1,6 +1,7 @@
 #include <pmr_debug/end_of_page_resource.hpp>
 
 #include "metadata/arena.hpp"
+#include "report/comparison.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/chain_check.hpp"
 #include "resources/end_of_page_core.hpp"
@@ -112,7 +113,7 @@ void end_of_page_resource_base::do_deallocate(void* p, std::size_t bytes, std::s
 }
 
 bool end_of_page_resource_base::do_is_equal(const std::pmr::memory_resource& other) const noexcept {
-    return this == &other;
+    return detail::is_same(this, other);
 }
 
 std::pmr::memory_resource* end_of_page_resource_base::upstream_resource() const noexcept {

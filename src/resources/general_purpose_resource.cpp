@@ -1,6 +1,7 @@
 #include <pmr_debug/general_purpose_resource.hpp>
 
 #include "os/other_tools.hpp"
+#include "report/comparison.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/chain_check.hpp"
 #include "resources/general_purpose_core.hpp"
@@ -183,7 +184,7 @@ void general_purpose_resource_base::do_deallocate(void* p, std::size_t bytes, st
 }
 
 bool general_purpose_resource_base::do_is_equal(const std::pmr::memory_resource& other) const noexcept {
-    return this == &other;
+    return detail::is_same(this, other);
 }
 
 std::pmr::memory_resource* general_purpose_resource_base::upstream_resource() const noexcept {

@@ -4,6 +4,7 @@
 #include "os/other_tools.hpp"
 #include "os/thread.hpp"
 #include "os/virtual_memory.hpp"
+#include "report/comparison.hpp"
 #include "report/dispatch.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/chain_check.hpp"
@@ -358,7 +359,7 @@ void page_resource::do_deallocate(void* p, std::size_t bytes, std::size_t alignm
 }
 
 bool page_resource::do_is_equal(const std::pmr::memory_resource& other) const noexcept {
-    return this == &other;
+    return detail::is_same(this, other);
 }
 
 bool page_resource::release(void* p, std::size_t bytes) noexcept {

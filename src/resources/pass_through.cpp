@@ -1,5 +1,6 @@
 #include "resources/pass_through.hpp"
 
+#include "report/comparison.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/chain_check.hpp"
 #include "resources/upstream.hpp"
@@ -103,7 +104,7 @@ void pass_through_base::do_deallocate(void* p, std::size_t bytes, std::size_t al
 }
 
 bool pass_through_base::do_is_equal(const std::pmr::memory_resource& other) const noexcept {
-    return this == &other;
+    return is_same(this, other);
 }
 
 std::pmr::memory_resource* pass_through_base::upstream_resource() const noexcept {

@@ -1,6 +1,7 @@
 #include <pmr_debug/temp_resource.hpp>
 
 #include "os/virtual_memory.hpp"
+#include "report/comparison.hpp"
 #include "report/writer.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/temp_core.hpp"
@@ -61,7 +62,7 @@ void temp_resource_base::do_deallocate(void* p, std::size_t bytes, std::size_t a
 }
 
 bool temp_resource_base::do_is_equal(const std::pmr::memory_resource& other) const noexcept {
-    return this == &other;
+    return detail::is_same(this, other);
 }
 
 void temp_resource_base::release() noexcept {

@@ -1,6 +1,7 @@
 #include <pmr_debug/tracking_resource.hpp>
 
 #include "metadata/arena.hpp"
+#include "report/comparison.hpp"
 #include "resources/chain_check.hpp"
 #include "resources/tracking_core.hpp"
 #include "stack/capture.hpp"
@@ -197,7 +198,7 @@ void tracking_resource_base::do_deallocate(void* p, std::size_t bytes, std::size
 }
 
 bool tracking_resource_base::do_is_equal(const std::pmr::memory_resource& other) const noexcept {
-    return this == &other;
+    return detail::is_same(this, other);
 }
 
 std::pmr::memory_resource* tracking_resource_base::upstream_resource() const noexcept {

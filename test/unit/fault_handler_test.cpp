@@ -16,6 +16,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -26,6 +27,8 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <list>
+#include <memory_resource>
 #include <string>
 #include <thread>
 
@@ -632,6 +635,124 @@ TEST(fault_handler, a_block_is_named_by_the_temp_resource_that_released_it) {
     EXPECT_TRUE(o.text.starts_with("pmr_debug: use_after_free: freed 100-byte block 0x")) << o.text;
     EXPECT_TRUE(o.says("\"arena\" (temp_resource #")) << o.text;
     EXPECT_NE(o.trace("allocated").find("allocating_function"), std::string::npos) << o.text;
+}
+
+// ---- aborts --------------------------------------------------------------------------------------------------------
+
+__attribute__((noinline)) void splicing_function(std::pmr::list<int>& to, std::pmr::list<int>& from) {
+    to.splice(to.begin(), from);
+    asm volatile("" : : "r"(&to) : "memory");
+}
+
+__attribute__((noinline)) bool comparing_function(const std::pmr::memory_resource& a,
+                                                  const std::pmr::memory_resource& b) {
+    const bool equal = a == b;
+    asm volatile("" : : "r"(equal) : "memory");
+    return equal;
+}
+
+struct two_lists {
+    pmr_debug::tracking_resource left{{.name = "left"}};
+    pmr_debug::canary_resource right{{.name = "right"}};
+    std::pmr::list<int> a{{1}, &left};
+    std::pmr::list<int> b{{2}, &right};
+};
+
+TEST(fault_handler, names_both_resources_of_containers_that_may_not_exchange_nodes) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run([] {
+        const fault_handler explain;
+        two_lists lists;
+        splicing_function(lists.a, lists.b);
+    });
+    EXPECT_EQ(o.signal, SIGABRT) << o.text;
+    EXPECT_EQ(o.times("pmr_debug: "), 1) << o.text;
+    EXPECT_TRUE(
+        o.says("pmr_debug: wrong_resource: nodes of a container on \"right\" were to go to one on \"left\", so the "
+               "standard library aborts"))
+        << o.text;
+    EXPECT_TRUE(o.says("  resource   \"left\" (tracking_resource")) << o.text;
+    EXPECT_TRUE(o.says("  owner      \"right\" (canary_resource")) << o.text;
+    EXPECT_NE(o.trace("here").find("splicing_function"), std::string::npos) << o.text;
+    EXPECT_TRUE(o.says("  hint: splice and merge need")) << o.text;
+}
+
+TEST(fault_handler, names_what_it_knows_where_nodes_come_from_another_librarys_resource) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run([] {
+        const fault_handler explain;
+        two_lists lists;
+        std::pmr::unsynchronized_pool_resource pool;
+        std::pmr::list<int> theirs({3}, &pool);
+        splicing_function(lists.a, theirs);
+    });
+    EXPECT_EQ(o.signal, SIGABRT) << o.text;
+    EXPECT_TRUE(o.says("wrong_resource: nodes of a container on memory_resource were to go to one on \"left\""))
+        << o.text;
+}
+
+TEST(fault_handler, lets_other_aborts_go_their_way_in_silence) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    for (void (*const crash)() : {+[] { std::abort(); },
+                                  +[] {
+                                      const two_lists lists;
+                                      comparing_function(lists.left, lists.right);
+                                      std::abort();
+                                  },
+                                  +[] {
+                                      const two_lists lists;
+                                      comparing_function(lists.left, lists.right);
+                                      ::kill(::getpid(), SIGABRT);
+                                      ::pause();
+                                  }}) {
+        static void (*next)();
+        next = crash;
+        const outcome o = run([] {
+            const fault_handler explain;
+            next();
+        });
+        EXPECT_EQ(o.signal, SIGABRT) << o.text;
+        EXPECT_EQ(o.text, "");
+    }
+}
+
+TEST(fault_handler, hands_an_abort_to_the_handler_of_before) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    for (const bool explained : {false, true}) {
+        static bool splices;
+        splices = explained;
+        const outcome o = run([] {
+            ::signal(SIGABRT, [](int) {
+                static_cast<void>(!::write(2, "mine\n", 5));
+                ::_exit(7);
+            });
+            const fault_handler explain;
+            two_lists lists;
+            if (splices) {
+                splicing_function(lists.a, lists.b);
+            }
+            std::abort();
+        });
+        EXPECT_EQ(o.signal, 0) << o.text;
+        EXPECT_EQ(o.status, 7) << o.text;
+        EXPECT_EQ(o.says("wrong_resource"), explained) << o.text;
+        EXPECT_EQ(o.times("mine\n"), 1) << o.text;
+    }
+}
+
+TEST(fault_handler, still_explains_a_fault_after_an_abort_that_its_handler_left) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run([] {
+        static sigjmp_buf back;
+        ::signal(SIGABRT, [](int) { siglongjmp(back, 1); });
+        const fault_handler explain;
+        if (sigsetjmp(back, 1) == 0) {
+            std::abort();
+        }
+        faulting_read(nullptr);
+    });
+    EXPECT_EQ(o.signal, SIGSEGV) << o.text;
+    EXPECT_TRUE(o.says("pmr_debug: fault: ")) << o.text;
 }
 
 }  // namespace

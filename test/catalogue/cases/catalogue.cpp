@@ -69,8 +69,7 @@ constexpr std::array all_lines{
     line{"43", placement, "`v.push_back(\"literal…\")` builds a temporary on the default heap", ' ', ' ', ' '},
     line{"44", placement, "`keep = std::move(tmp)` across resources copies silently", ' ', ' ', ' '},
     line{"18", placement, "`swap` of containers on unequal resources", ' ', ' ', 'x'},
-    line{"36", placement, "`list::splice` across resources", '!', '!', '!',
-         "`std::list`, which libstdc++ itself aborts without a word; `std::forward_list` is reported"},
+    line{"36", placement, "`list::splice` across resources", '!', '!', '!'},
     line{"37", placement, "node handle inserted into a container on another resource", ' ', ' ', '!'},
 
     line{"11", safety, "use after free in a pool", ' ', ' ', ' '},

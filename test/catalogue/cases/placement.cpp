@@ -7,6 +7,7 @@
 #include <pmr_debug/testing/resource_monitor.hpp>
 
 #include <forward_list>
+#include <list>
 #include <map>
 #include <memory_resource>
 #include <string>
@@ -46,6 +47,20 @@ static void inserts_a_node_across_resources(bool planted) {
 }
 
 // ---- 36: list::splice is ended by libstdc++ itself, without a word; forward_list's goes unnoticed
+
+CATALOGUE_NOINLINE static void splice_them(std::pmr::list<int>& a, std::pmr::list<int>& b) {
+    a.splice(a.begin(), b);
+    asm volatile("" : : "r"(&a) : "memory");
+}
+
+static void splices_lists_across_resources(bool planted) {
+    const pmr_debug::fault_handler explain_aborts;
+    deep_pool left({.name = "left"});
+    deep_pool right({.name = "right"});
+    std::pmr::list<int> a({1}, &left);
+    std::pmr::list<int> b({2}, planted ? &right : &left);
+    splice_them(a, b);
+}
 
 static void splices_across_resources(bool planted) {
     deep_pool left({.name = "left"});
@@ -105,6 +120,16 @@ std::vector<bug> placement_bugs() {
                        .here = "splices_across_resources",
                        .allocated = "splices_across_resources"},
                       {.kind = leak, .resource = "right", .blocks = 1}}},
+        {.line = "36",
+         .name = "splice_of_lists",
+         .found_by = "fault_handler",
+         .run = splices_lists_across_resources,
+         .findings = {{.kind = wrong_resource,
+                       .resource = "left",
+                       .owner = "right",
+                       .here = "splice_them",
+                       .text = "nodes of a container on \"right\" were to go to one on \"left\""}},
+         .end = ending::aborts},
         {.line = "37",
          .name = "node_across_resources",
          .found_by = "general_purpose",
