@@ -36,8 +36,8 @@ struct fault_handler_options {
 /// Effects: from construction to destruction, the first SIGSEGV or SIGBUS of the process that an instruction caused is
 ///   reported; then the action of before is in place again, and the instruction is executed once more. One at a time: a
 ///   second one does nothing. A call of abort goes on to the action of before, and is reported only if it is
-///   libstdc++'s answer to containers on different resources, as it compares them, and aborts without a word: the abort
-///   must come from the function in which the thread compared a resource of this library with another one last.
+///   libstdc++'s answer to containers on different resources, which it gives without a word. It is known by its name,
+///   so the program needs debug information, or no optimisation; and the resource asked must be one of this library.
 /// Reports:
 ///   - wrong_resource: nodes were to go to a container on another resource (`std::list::splice`, `merge`), see above;
 ///   - use_after_free: in a freed block, or in retired memory of a resource;
