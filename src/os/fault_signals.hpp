@@ -45,9 +45,8 @@ bool install_fault_signals(fault_function tell, void* context) noexcept;
 /// Effects: puts the actions of before in place again, where nobody else has changed them since.
 void remove_fault_signals() noexcept;
 
-/// Effects: gives the calling thread a signal stack until it ends, unless it has one. A fault in a thread without one
-/// is
-///   told on its usual stack, which is not possible when that is used up.
+/// Effects: gives the calling thread a signal stack until it ends, unless it has one. A fault in a thread that has none
+///   is told on its usual stack, which is not possible when that is used up.
 /// Returns: false if the system refuses.
 bool prepare_fault_stack() noexcept;
 
