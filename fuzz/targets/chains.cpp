@@ -12,6 +12,7 @@
 #include <pmr_debug/limit_resource.hpp>
 #include <pmr_debug/logging_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
+#include <pmr_debug/temp_resource.hpp>
 #include <pmr_debug/tracking_resource.hpp>
 
 #include <memory>
@@ -73,6 +74,12 @@ layer make_layer(std::size_t kind, std::size_t choice, std::pmr::memory_resource
                     below, pmr_debug::general_purpose_options{.name = "layer", .handler = &sink});
                 break;
             }
+            case 3: {
+                add(family::temp, P, "temp_resource");
+                made.what = std::make_unique<subject_of<pmr_debug::temp_resource<0, P>>>(
+                    below, pmr_debug::temp_options{.name = "layer", .handler = &sink, .first_chunk_bytes = 512});
+                break;
+            }
             default: {
                 add(family::end_of_page, P, "end_of_page_resource");
                 made.known.window = over_pages && P.dead == dead_unit::trap_at_once ? 4096 : 256;
@@ -108,9 +115,55 @@ layer make_thin_layer(std::size_t kind, std::pmr::memory_resource* below, std::s
 class chain_session final : public checked_session {
 public:
     using checked_session::checked_session;
-    [[nodiscard]] std::size_t left() const noexcept { return blocks_.size(); }
+    /// Blocks that the resource below did not get back: an arena takes all with it.
+    [[nodiscard]] std::size_t left() const noexcept { return k_.is == family::temp ? 0 : blocks_.size(); }
+
+    void finish(fuzz_input& in) override {
+        if (k_.is != family::temp) {
+            checked_session::finish(in);
+            return;
+        }
+        thread_ = 0;
+        expect_all_contents();
+        if (in.byte() % 2 == 0) {
+            free_all();
+        }
+        compare_statistics();
+        compare_counts();
+        note("end of the arena");
+        drop_other();
+        if (reports() && !blocks_.empty()) {
+            for (const fuzz_block& b : blocks_) {
+                expect_live_damage(b, false);
+            }
+            expectation e = about(error_kind::live_at_destruction);
+            e.compare_leaks = true;
+            e.leaked_blocks = blocks_.size();
+            e.leaked_bytes = live_bytes_;
+            expect(std::move(e));
+        }
+        subject_.destroy();
+        settle();
+        if (!dead_damage_.empty()) {
+            fail("missing report: written after free, at the latest at the end");
+        }
+    }
 
 private:
+    verdict expect_request(std::size_t bytes, std::size_t alignment) override {
+        const verdict v = checked_session::expect_request(bytes, alignment);
+        return k_.is == family::temp && !reports() ? verdict::either : v;
+    }
+    void compare_statistics() override {
+        if (k_.is != family::temp || reports()) {  // an arena that checks nothing counts nothing
+            checked_session::compare_statistics();
+        }
+    }
+    void checked() override {
+        if (k_.is == family::temp) {
+            live_damage_.clear();  // told once, and repaired
+        }
+    }
     /// An upstream that lies would be reported by the resource right above it: here it only refuses.
     void plan_upstream(fuzz_input& in) override {
         if (stub_ != nullptr) {
@@ -148,8 +201,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (std::size_t n = 2 + in.byte() % 4; n != 0; --n) {
         const std::size_t kind = in.byte() % 16;
         const std::size_t choice = in.byte();
-        layers.push_back(kind < 12 ? make_layer(kind % 4, choice, below, over_pages, names)
-                                   : make_thin_layer(choice % 3, below, names));
+        // Three of each kind, but for arenas; the rest are thin.
+        layers.push_back(kind < 12    ? make_layer(kind % 4 == 3 ? 4 : kind % 4, choice, below, over_pages, names)
+                         : kind == 15 ? make_layer(3, choice, below, over_pages, names)
+                                      : make_thin_layer(choice % 3, below, names));
         below = &layers.back().what->resource();
         over_pages = false;
     }
@@ -170,7 +225,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         sink.clear();
         layers.back().what->destroy();
         for (std::size_t i = 0; i < sink.count(); ++i) {
-            if (left == 0 || sink[i].kind != error_kind::leak) {
+            const bool of_a_leak = sink[i].kind == error_kind::leak || sink[i].kind == error_kind::live_at_destruction;
+            if (left == 0 || !of_a_leak) {
                 program.fail("false report of a resource below: " + fuzz::words(sink[i]));
             }
         }

@@ -1,6 +1,6 @@
 // end_of_page_resource on pages of its own, over page_resource, and over memory that is not its to protect.
 
-#include "support/checked.hpp"
+#include "support/odd_options.hpp"
 #include "support/policies.hpp"
 #include "support/target.hpp"
 
@@ -31,21 +31,7 @@ void run_with(fuzz_input& in) {
     const bool at_once = k.own_pages && P.dead == dead_unit::trap_at_once;
     k.window = o.canary_bytes != 0 ? o.canary_bytes : at_once ? 4096 : 256;
     o.address_space_bytes = std::size_t{1} << 34;
-    const std::size_t odd = in.byte();
-    if (odd % 8 == 1) {
-        o.limit_bytes = k.limit_bytes = 1000 + in.byte() * std::size_t{200};
-    } else if (odd % 8 == 2) {
-        o.limit_blocks = k.limit_blocks = 2 + in.byte();
-    } else if (odd % 8 == 3) {
-        k.tight = true;
-        o.quarantine_bytes = in.byte() * std::size_t{4096};
-    } else if (odd % 8 == 4) {
-        k.tight = true;
-        o.retired_record_bytes = in.byte() * std::size_t{64};
-    } else if (odd % 8 == 5) {
-        k.tight = k.may_run_out = true;
-        o.address_space_bytes = (std::size_t{1} << 24) + (std::size_t{in.byte()} << 20);
-    }
+    set_odd_options(in, {.quarantine = 4096, .least_addresses = 1 << 24, .addresses = 1 << 20}, o, k);
     program.set_heading("end_of_page_resource over " +
                         std::string(how == 0   ? "page_resource"
                                     : how == 1 ? "a watched upstream"

@@ -1,6 +1,6 @@
 // general_purpose_resource over a watched upstream or over pages, under each policy and with odd options.
 
-#include "support/checked.hpp"
+#include "support/odd_options.hpp"
 #include "support/policies.hpp"
 #include "support/target.hpp"
 
@@ -25,21 +25,7 @@ void run(fuzz_input& in) {
             pages.emplace();
         }
         pmr_debug::general_purpose_options o{.name = "subject", .handler = &sink};
-        const std::size_t odd = in.byte();
-        if (odd % 8 == 1) {
-            o.limit_bytes = k.limit_bytes = 1000 + in.byte() * std::size_t{200};
-        } else if (odd % 8 == 2) {
-            o.limit_blocks = k.limit_blocks = 2 + in.byte();
-        } else if (odd % 8 == 3) {
-            k.tight = true;
-            o.quarantine_bytes = in.byte() * std::size_t{1024};
-        } else if (odd % 8 == 4) {
-            k.tight = true;
-            o.retired_record_bytes = in.byte() * std::size_t{64};
-        } else if (odd % 8 == 5) {
-            k.tight = k.may_run_out = true;
-            o.address_space_bytes = (std::size_t{1} << 18) + (std::size_t{in.byte()} << 14);
-        }
+        set_odd_options(in, {.quarantine = 1024, .least_addresses = 1 << 18, .addresses = 1 << 14}, o, k);
         std::pmr::memory_resource* const upstream =
             k.own_pages ? static_cast<std::pmr::memory_resource*>(&*pages) : &stub;
         program.set_heading(

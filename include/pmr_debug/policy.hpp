@@ -70,6 +70,7 @@ struct policy {
     /// What becomes of a unit whose blocks are all freed.
     dead_unit dead = dead_unit::trap;
     /// Write-protect the resource's own records between calls. Costs two system calls an operation.
+    /// general_purpose_resource only: those of the others are behind guard pages, and writable.
     bool protect_metadata = false;
 
     friend constexpr bool operator==(const policy&, const policy&) = default;

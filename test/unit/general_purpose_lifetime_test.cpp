@@ -8,7 +8,11 @@
 #include <sys/wait.h>
 
 #include <array>
+#include <cstdio>
+#include <fstream>
+#include <string>
 #include <string_view>
+#include <vector>
 
 namespace {
 
@@ -176,6 +180,28 @@ TEST(general_purpose_fork, child_goes_on) {
     EXPECT_EQ(errors.count(), 0U);
 }
 
+/// Bytes in mappings from that of \p p on to the next that is without permissions; \p writable: of those that may be
+/// written to.
+std::size_t mapped_from(const void* p, std::size_t& writable) {
+    std::ifstream maps("/proc/self/maps");
+    std::uintptr_t next = 0;
+    std::size_t bytes = 0;
+    writable = 0;
+    for (std::string line; std::getline(maps, line);) {
+        std::uintptr_t from = 0;
+        std::uintptr_t to = 0;
+        char permissions[5]{};
+        std::sscanf(line.c_str(), "%zx-%zx %4s", &from, &to, permissions);
+        const auto at = reinterpret_cast<std::uintptr_t>(p);
+        if ((from <= at && at < to) || (from == next && permissions[0] == 'r')) {
+            next = to;
+            bytes += to - from;
+            writable += permissions[1] == 'w' ? to - from : 0;
+        }
+    }
+    return bytes;
+}
+
 TEST(general_purpose_protection, records_are_read_only_between_calls_under_the_thorough_policy) {
     page_resource pages;
     const auto core_of = [](const pmr_debug::general_purpose_resource_base& r) {
@@ -194,6 +220,19 @@ TEST(general_purpose_protection, records_are_read_only_between_calls_under_the_t
     static_cast<void>(heap.stats());
     EXPECT_EQ(heap.check(), 0U);
     EXPECT_TRUE(write_faults(core_of(heap)));
+    // All that lies between the arena's guard pages, once there is more of it.
+    std::vector<void*> blocks;
+    for (int i = 0; i < 40'000; ++i) {
+        blocks.push_back(heap.allocate(16, 8));
+    }
+    std::size_t writable = 0;
+    EXPECT_GT(mapped_from(core_of(heap), writable), 40'000U * 16);
+    EXPECT_EQ(writable, 0U);
+    EXPECT_GT(mapped_from(core_of(open), writable), 0U);
+    EXPECT_GT(writable, 0U);
+    for (void* const block : blocks) {
+        heap.deallocate(block, 16, 8);
+    }
 }
 
 TEST(general_purpose_user_policy, of_any_valid_shape_links_and_works) {
