@@ -21,6 +21,14 @@ void* static_memory::do_allocate(std::size_t bytes, std::size_t alignment) {
 checked_session::checked_session(subject& s, const knowledge& k, fuzz_upstream* stub, fuzz_program& program,
                                  report_sink& sink, const fuzz_options& options)
     : fuzz_session(s.resource(), stub, program, options), subject_(s), k_(k), stub_(stub), sink_(sink) {
+    if (stub_ != nullptr && k_.is == family::canary) {
+        // An overlap with a freed block that the canary still keeps, as a damaged one, is not noticed: addresses that
+        // the upstream uses again look the same.
+        stub_->lend_only([this](const std::byte* p, std::size_t bytes) {
+            return std::any_of(blocks_.begin(), blocks_.end(),
+                               [&](const fuzz_block& b) { return b.p >= p && b.p < p + bytes; });
+        });
+    }
     sink_.clear();
     allocate(1, 1);  // binds a single_checked resource to this thread
 }

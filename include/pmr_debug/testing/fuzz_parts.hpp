@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory_resource>
 #include <new>
@@ -220,6 +221,8 @@ public:
         until_ = calls;
         planned_ = a;
     }
+    /// Effects: `again` gives only memory for which \p suits(first byte, bytes): what the resource is sure to know of.
+    void lend_only(std::function<bool(const std::byte*, std::size_t)> suits) { suits_ = std::move(suits); }
     /// Effects: memory that came back is kept to the end, and must not be written to. Else it may be handed out again.
     void keep_all(bool keep) noexcept { keep_ = keep; }
 
@@ -294,7 +297,7 @@ private:
             last_given_ = b.given;
         } else if (a == answer::again) {
             for (const auto& [p, b] : blocks_) {
-                if (b.live && b.bytes == bytes && b.alignment == alignment) {
+                if (b.live && b.bytes == bytes && b.alignment == alignment && (!suits_ || suits_(p, bytes))) {
                     last_given_ = p;
                 }
             }
@@ -353,6 +356,7 @@ private:
     const void* last_given_ = nullptr;
     std::uint64_t denials_ = 0;
     bool keep_ = false;
+    std::function<bool(const std::byte*, std::size_t)> suits_;
 };
 
 }  // namespace pmr_debug::testing
