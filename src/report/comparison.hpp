@@ -9,6 +9,7 @@
 #include <pmr_debug/policy.hpp>
 #include <pmr_debug/report.hpp>
 
+#include <cstdint>
 #include <memory_resource>
 
 namespace pmr_debug::detail {
@@ -20,7 +21,9 @@ void note_unequal(const void* asked, const void* other, trace_id here) noexcept;
 [[nodiscard, gnu::always_inline]] inline bool is_same(const std::pmr::memory_resource* asked,
                                                       const std::pmr::memory_resource& other) noexcept {
     if (asked != &other && os::faults_are_told()) {
-        note_unequal(asked, &other, stack::capture_from_caller(max_frames));
+        // More frames than a thread's recent traces have: there is nothing to look up.
+        const auto frame = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+        note_unequal(asked, &other, stack::capture_walking(max_frames, frame));
     }
     return asked == &other;
 }
