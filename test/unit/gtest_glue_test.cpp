@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <memory_resource>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -314,12 +315,12 @@ TEST_F(with_forbidden_default, uses_are_reported_and_carried_out) {
 }
 
 TEST_F(with_forbidden_default, a_guard_allows_it_for_a_scope) {
-    std::pmr::string made;
+    std::optional<std::pmr::vector<int>> made;
     {
         const pmr_debug::testing::default_resource_guard allowed(&standard, &errors);
-        made = std::pmr::string(100, 'x');
+        made.emplace(100, 1);
     }
-    EXPECT_EQ(made.size(), 100U);
+    EXPECT_EQ(made->size(), 100U);
     EXPECT_EQ(standard.stats().live_blocks, 1U);
     EXPECT_EQ(forbidden.uses(), 0U);
 }
