@@ -162,8 +162,9 @@ protected:
 
 template <policy P>
 using heap = over_faulty<basic_general_purpose_resource<P>, general_purpose_options>;
-using tracking = over_faulty<tracking_resource, tracking_options>;
-using canary = over_faulty<canary_resource, canary_options>;
+// Of one table each, not of 64: another block may find room in another.
+using tracking = over_faulty<basic_tracking_resource<single_policy>, tracking_options>;
+using canary = over_faulty<basic_canary_resource<single_policy>, canary_options>;
 template <policy P>
 using fence = over_faulty<basic_end_of_page_resource<P>, end_of_page_options>;
 using temp = over_faulty<temp_resource<>, temp_options>;

@@ -46,9 +46,9 @@ protected:
 
     template <class Subject>
     void expect_intact(const plan& p, const char* what) {
+        reports.clear();  // which gives its memory back and gets other
         const ranges mapped_before = mapped();
         take_refused();
-        reports.clear();
         findings out;
         run<Subject>(p, out);
         const ranges all_left = without(mapped(), mapped_before);
