@@ -1,5 +1,8 @@
 #include "os/other_tools.hpp"
 
+#include <sys/mman.h>
+
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 
@@ -15,6 +18,7 @@
 extern "C" {
 __attribute__((weak)) void __asan_poison_memory_region(const volatile void* p, std::size_t bytes);
 __attribute__((weak)) void __asan_unpoison_memory_region(const volatile void* p, std::size_t bytes);
+__attribute__((weak)) void __asan_get_shadow_mapping(std::size_t* scale, std::size_t* offset);
 __attribute__((weak)) void __lsan_register_root_region(const void* p, std::size_t bytes);
 __attribute__((weak)) void __lsan_unregister_root_region(const void* p, std::size_t bytes);
 }
@@ -96,6 +100,20 @@ void unpoison(const void* p, std::size_t bytes) noexcept {
     if (__asan_unpoison_memory_region != nullptr && bytes != 0) {
         __asan_unpoison_memory_region(p, bytes);
     }
+}
+
+void forget_poison(const void* p, std::size_t bytes) noexcept {
+    if (__asan_get_shadow_mapping != nullptr) {
+        std::size_t scale = 0;
+        std::size_t offset = 0;
+        __asan_get_shadow_mapping(&scale, &offset);
+        const std::uintptr_t shadow = (reinterpret_cast<std::uintptr_t>(p) >> scale) + offset;
+        // Zero says that all may be touched, and is what a page without memory holds.
+        if (::madvise(reinterpret_cast<void*>(shadow), bytes >> scale, MADV_DONTNEED) == 0) {
+            return;
+        }
+    }
+    unpoison(p, bytes);
 }
 
 bool under_leak_sanitizer() noexcept {

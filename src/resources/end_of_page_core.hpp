@@ -21,6 +21,7 @@
 #include "metadata/arena.hpp"
 #include "metadata/registry.hpp"
 #include "os/brief_lock.hpp"
+#include "os/other_tools.hpp"
 #include "os/thread.hpp"
 #include "os/virtual_memory.hpp"
 #include "report/dispatch.hpp"
@@ -154,6 +155,7 @@ struct fence_core {
     bool at_once = false;      ///< freed blocks are trapped at once; else only those above a page
     bool trapping = false;     ///< freed blocks are trapped at all
     bool limited = false;
+    bool watched = false;          ///< Memcheck or AddressSanitizer is at work, see end_of_page_tools.cpp
     bool reuses = false;           ///< slots of a page are used again, see waiting_list
     std::size_t most_waiting = 0;  ///< of those: so many wait at least
     std::pmr::memory_resource* upstream = nullptr;
@@ -270,10 +272,21 @@ struct canaries {
 /// Effects: reports the canaries of the slot if they are damaged. Returns: true if not, or if nothing is to be checked.
 [[nodiscard]] inline bool verify_canaries(fence_core& core, slot_ref s) noexcept;
 
+/// True if [from, to) is all \p value. The users may not touch it, this library may.
+[[nodiscard]] inline bool all_seen(const fence_core& core, std::uintptr_t from, std::uintptr_t to,
+                                   unsigned char value) noexcept {
+    const auto* const bytes = reinterpret_cast<const unsigned char*>(from);
+    if (core.watched) [[unlikely]] {
+        const os::unseen_by_valgrind hidden(true);
+        return all_bytes(bytes, to - from, value);
+    }
+    return all_bytes(bytes, to - from, value);
+}
+
 /// True if the freed bytes of the slot are as filled, or not to be verified.
 [[nodiscard]] inline bool fill_intact(const fence_core& core, slot_ref s) noexcept {
-    return !core.rules.fill ||
-           all_bytes(reinterpret_cast<const unsigned char*>(address_of(core, s)), s.record().size, freed_byte);
+    const std::uintptr_t from = address_of(core, s);
+    return !core.rules.fill || all_seen(core, from, from + s.record().size, freed_byte);
 }
 
 /// The unit that holds \p address, or null. Takes no lock.
@@ -325,6 +338,20 @@ void let_go(fence_core& core, slot_ref s, slot_state state) noexcept;
 template <bool Locked>
 [[nodiscard]] slot_ref use_again(fence_core& core, std::size_t at_least) noexcept;
 
+// ---- end_of_page_tools.cpp. Preconditions: core.watched. -----------------------------------------------------------
+
+/// Effects: the slot is this library's to write to.
+void open_slot(const fence_core& core, slot_ref s) noexcept;
+/// Effects: the slot's block is the user's to touch, what is around it is nobody's.
+void tell_handed_out(const fence_core& core, slot_ref s) noexcept;
+/// Effects: the slot's block was freed, and is nobody's to touch.
+void tell_taken_back(const fence_core& core, slot_ref s) noexcept;
+/// Effects: a unit's memory is dead, and faults / is the upstream's again.
+void tell_trapped(const unit& u) noexcept;
+void tell_given_back(const unit& u) noexcept;
+/// Effects: the resource ends: blocks that live are no longer its own to tell of, and its addresses may be others'.
+void tell_end(const fence_core& core) noexcept;
+
 // ---- end_of_page_reports.cpp: everything that ends in a report ---------------------------------------------------
 
 /// Effects: finds out what is wrong with (p, bytes, alignment) and reports it. Returns: the slot to free all the same,
@@ -352,8 +379,7 @@ void report_limit(fence_core& core, std::size_t limit, std::size_t in_use, std::
 inline bool verify_canaries(fence_core& core, slot_ref s) noexcept {
     const canaries c = canaries_of(core, s);
     if (!core.shape.checks ||
-        (all_bytes(reinterpret_cast<const unsigned char*>(c.front), c.block - c.front, canary_byte) &&
-         all_bytes(reinterpret_cast<const unsigned char*>(c.end), c.back - c.end, canary_byte))) [[likely]] {
+        (all_seen(core, c.front, c.block, canary_byte) && all_seen(core, c.end, c.back, canary_byte))) [[likely]] {
         return true;
     }
     report_canaries(core, s);

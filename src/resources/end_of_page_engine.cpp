@@ -94,8 +94,14 @@ void* fence_engine<S>::allocate(fence_core* core, std::size_t bytes, std::size_t
     r.alignment = static_cast<std::uint8_t>(std::countr_zero(alignment));
     r.allocated = here;
     r.alloc_thread = me;
+    if (core->watched) [[unlikely]] {
+        fence::open_slot(*core, s);
+    }
     if (core->window != 0 || core->rules.fill) {
         dress(*core, s);
+    }
+    if (core->watched) [[unlikely]] {
+        fence::tell_handed_out(*core, s);
     }
     r.state.store(slot_state::live, std::memory_order_release);
     core->limited ? core->usage.settle<locked>(bytes) : core->usage.add<locked>(bytes);

@@ -311,6 +311,9 @@ std::uintptr_t carve(fence_core& core, std::size_t count, bool usable) noexcept 
 }
 
 void give_back(fence_core& core, unit& u) noexcept {
+    if (core.watched) {
+        tell_given_back(u);
+    }
     core.upstream->deallocate(at(u.base), u.size, u.upstream_alignment);
 }
 
@@ -470,6 +473,9 @@ bool open_range(fence_core& core) noexcept {
 }
 
 void close_range(fence_core& core) noexcept {
+    if (core.watched) {
+        tell_end(core);
+    }
     int protects = core.lost_protects;
     for (const unit_list* const list : {&core.active, &core.retired, &core.kept}) {
         for (unit *u = list->first, *next = nullptr; u != nullptr; u = next) {

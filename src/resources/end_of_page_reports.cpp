@@ -60,7 +60,9 @@ bool was_used(slot_ref s) noexcept {
            s.record().state.load(std::memory_order_acquire) != slot_state::never;
 }
 
-void note_damage(std::uintptr_t from, std::uintptr_t to, unsigned char expected, report& r) noexcept {
+PMR_DEBUG_UNSEEN_BY_ASAN void note_damage(std::uintptr_t from, std::uintptr_t to, unsigned char expected,
+                                          report& r) noexcept {
+    const os::unseen_by_valgrind hidden(true);
     for (const unsigned char *p = bytes_at(from), *const end = bytes_at(to); p != end; ++p) {
         if (*p != expected) {
             if (r.first_bad == nullptr) {
@@ -132,10 +134,10 @@ slot_ref nearest(const fence_core& core, slot_ref s, std::uintptr_t address) noe
 
 void report_canaries(fence_core& core, slot_ref s) noexcept {
     const canaries c = canaries_of(core, s);
-    if (!all_bytes(bytes_at(c.front), c.block - c.front, canary_byte)) {
+    if (!all_seen(core, c.front, c.block, canary_byte)) {
         report_damage(core, s, error_kind::underrun, c.front, c.block);
     }
-    if (!all_bytes(bytes_at(c.end), c.back - c.end, canary_byte)) {
+    if (!all_seen(core, c.end, c.back, canary_byte)) {
         report_damage(core, s, error_kind::overrun, c.end, c.back);
     }
 }

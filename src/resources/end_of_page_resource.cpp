@@ -1,6 +1,7 @@
 #include <pmr_debug/end_of_page_resource.hpp>
 
 #include "metadata/arena.hpp"
+#include "os/other_tools.hpp"
 #include "report/comparison.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/chain_check.hpp"
@@ -37,6 +38,7 @@ fence_core* fence_core::make(std::pmr::memory_resource* upstream, const end_of_p
     core->rules = p;
     core->options = o;
     core->limited = o.limit_bytes != 0 || o.limit_blocks != 0;
+    core->watched = os::under_valgrind() || os::under_asan();
     core->overrun_side = o.where == placement::before_guard;
     core->errors.handler.store(o.handler, std::memory_order_relaxed);
     // The registry knows the type, so no run-time type information is asked of users' resources.

@@ -68,6 +68,9 @@ void trap_unit(fence_core& core, unit& u) noexcept {
             core.untrapped_units += u.trap == os::guard_tier::none ? 1 : 0;
         }
     }
+    if (core.watched && u.trap != os::guard_tier::none) {
+        tell_trapped(u);
+    }
     note_use(core, granule_of(core, u.base), u.size / granule, granule_use::sealed);
 }
 
@@ -348,6 +351,9 @@ void let_go(fence_core& core, slot_ref s, slot_state state) noexcept {
             }
             add_to(core.pending_bytes, os::round_up(r.size, page));
         }
+    }
+    if (core.watched) [[unlikely]] {
+        tell_taken_back(core, s);
     }
     r.state.store(state, std::memory_order_release);
     if (core.reuses && u.shift == smallest_shift) {

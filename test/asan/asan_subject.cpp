@@ -1,6 +1,7 @@
 // A small program for AddressSanitizer to look at: asan_subject <bug> <resource>.
 
 #include <pmr_debug/canary_resource.hpp>
+#include <pmr_debug/end_of_page_resource.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
 #include <pmr_debug/temp_resource.hpp>
@@ -105,6 +106,23 @@ int run_arena(std::string_view bug, pmr_debug::temp_resource_base& arena) {
     return sum + (bug == "use_after_release" ? reads_the_freed_block(gone) : 0);
 }
 
+/// Strips whose addresses come round again, in each way to treat freed memory.
+template <pmr_debug::policy P, class Use>
+void use_fence(std::pmr::memory_resource* below, const Use& use) {
+    const pmr_debug::end_of_page_options few{.address_space_bytes = std::size_t{1} << 27, .quarantine_bytes = 1 << 20};
+    if (below != nullptr) {
+        pmr_debug::basic_end_of_page_resource<P> resource(below, few);
+        use(resource);
+    } else {
+        pmr_debug::basic_end_of_page_resource<P> resource(few);
+        use(resource);
+    }
+}
+
+constexpr pmr_debug::policy fence_again{.freed = pmr_debug::reuse::quarantined};
+constexpr pmr_debug::policy fence_kept{.dead = pmr_debug::dead_unit::keep};
+constexpr pmr_debug::policy fence_trapped{.dead = pmr_debug::dead_unit::trap_at_once};
+
 constexpr pmr_debug::policy at_once{.freed = pmr_debug::reuse::immediate};
 
 }  // namespace
@@ -161,6 +179,25 @@ int main(int argc, char** argv) {
                 use(resource);
             }
             std::memset(buffer, 1, sizeof buffer);
+        } else if (name == "fence") {
+            use_fence<pmr_debug::default_policy>(nullptr, use);
+        } else if (name == "fence_again") {
+            use_fence<fence_again>(nullptr, use);
+        } else if (name == "fence_immediate") {
+            use_fence<at_once>(nullptr, use);
+        } else if (name == "fence_kept") {
+            use_fence<fence_kept>(nullptr, use);
+        } else if (name == "fence_trapped") {
+            use_fence<fence_trapped>(nullptr, use);
+        } else if (name == "fence_release") {
+            use_fence<pmr_debug::release_policy>(nullptr, use);
+        } else if (name == "fence_pages") {
+            use_fence<pmr_debug::default_policy>(&pages, use);
+        } else if (name == "fence_heap") {  // whose memory has no guards
+            use_fence<pmr_debug::default_policy>(std::pmr::new_delete_resource(), use);
+        } else if (name == "fence_after") {
+            pmr_debug::end_of_page_resource resource({.where = pmr_debug::placement::after_guard});
+            use(resource);
         } else if (name == "page") {
             use(pages);
             // Resized in place: what is no part of the block any more is closed, what became part of it is open.

@@ -1,6 +1,7 @@
 // A small program for Memcheck to look at: memcheck_subject <bug> <upstream>.
 
 #include <pmr_debug/canary_resource.hpp>
+#include <pmr_debug/end_of_page_resource.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
 #include <pmr_debug/temp_resource.hpp>
@@ -85,6 +86,20 @@ int main(int argc, char** argv) {
         static auto& lives = *new pmr_debug::canary_resource({.quarantine_bytes = 0});
         pmr_debug::canary_resource above;
         sum = bug == "leak" ? run(bug, lives) : run(bug, above);
+        above.check();
+    } else if (upstream == "fence") {
+        // The guard page comes first, so that an overrun does not end the program.
+        static auto& lives = *new pmr_debug::end_of_page_resource({.where = pmr_debug::placement::after_guard});
+        sum = run(bug, lives);
+        lives.check();
+    } else if (upstream == "fence_again") {
+        pmr_debug::basic_end_of_page_resource<pmr_debug::policy{.freed = pmr_debug::reuse::quarantined}> above(
+            {.where = pmr_debug::placement::after_guard, .quarantine_bytes = 1 << 20});
+        sum = run(bug, above);
+        above.check();
+    } else if (upstream == "fence_heap") {  // whose memory has no guards
+        pmr_debug::end_of_page_resource above(std::pmr::new_delete_resource(), {.quarantine_bytes = 1 << 20});
+        sum = run(bug, above);
         above.check();
     } else if (upstream == "page") {
         sum = run(bug, pages);
