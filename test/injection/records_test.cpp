@@ -9,7 +9,7 @@
 
 #include <cstdint>
 #include <cstring>
-#include <optional>
+#include <memory>
 #include <vector>
 
 namespace {
@@ -41,11 +41,11 @@ protected:
 
     /// Effects: makes the resource with as little private address space as it accepts.
     template <class Subject, class Options>
-    static void make_small(std::optional<Subject>& s, const Options& o) {
-        for (std::uint64_t refused = 20; !s.has_value(); --refused) {
+    static void make_small(std::unique_ptr<Subject>& s, const Options& o) {
+        for (std::uint64_t refused = 20; s == nullptr; --refused) {
             const faults armed({.calls = only(call::map), .first = refused == 0 ? 0U : 1U, .last = refused});
             try {
-                s.emplace(o);
+                s = std::make_unique<Subject>(o);
             } catch (const std::bad_alloc&) {
                 ASSERT_NE(refused, 0U);
             }
@@ -71,14 +71,13 @@ protected:
     template <class Subject, class Options>
     void run_out(Options o, shortage how, bool forgetful = false, std::size_t bytes = 100) {
         o.handler = &reports;
-        std::optional<Subject> s;
-        s.emplace(o);
+        auto s = std::make_unique<Subject>(o);
         s->resource.deallocate(s->resource.allocate(bytes, 8), bytes, 8);  // process-wide memory
         s.reset();
         if (how == shortage::full_range) {
             make_small(s, o);
         } else {
-            s.emplace(o);
+            s = std::make_unique<Subject>(o);
         }
         auto& resource = s->resource;
         ASSERT_TRUE(allocate(resource, bytes));
@@ -221,7 +220,7 @@ TEST_F(records_exhausted, end_of_page_no_pages) {
 // Within a guarded range retired strips, which are never used again, are forgotten for new ones.
 TEST_F(records_exhausted, end_of_page_range_goes_on) {
     static_cast<void>(end_of_page_resource());  // process-wide memory
-    std::optional<end_of_page_resource> made;
+    std::unique_ptr<end_of_page_resource> made;
     make_small(made,
                end_of_page_options{
                    .handler = &reports, .address_space_bytes = std::size_t{1} << 33, .retired_record_bytes = SIZE_MAX});
