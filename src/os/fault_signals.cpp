@@ -46,13 +46,12 @@ bool stack_key_valid = false;
 
 void on_signal(int signal, siginfo_t* info, void* context);
 
-void restore_action(std::size_t i) noexcept {
+/// Returns: false, nothing changed, if the action in place is not ours: somebody's handler was installed after ours.
+bool restore_action(std::size_t i) noexcept {
     struct sigaction now {};
     const bool ours = ::sigaction(fault_signals[i], nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 &&
                       now.sa_sigaction == on_signal;
-    if (ours) {
-        ::sigaction(fault_signals[i], &before[i], nullptr);
-    }
+    return ours && ::sigaction(fault_signals[i], &before[i], nullptr) == 0;
 }
 
 void restore_actions() noexcept {
@@ -61,8 +60,29 @@ void restore_actions() noexcept {
     }
 }
 
-void send_again(int signal) noexcept {
-    ::syscall(SYS_tgkill, ::getpid(), ::syscall(SYS_gettid), signal);
+/// Effects: the action of before gets the signal. Not where a later handler passed it on to this one: sent again, it
+/// would only come round for ever, and whoever is in front decides what happens now.
+void hand_on(int signal) noexcept {
+    for (std::size_t i = 0; i < signal_count; ++i) {
+        if (fault_signals[i] == signal && restore_action(i)) {
+            ::syscall(SYS_tgkill, ::getpid(), ::syscall(SYS_gettid), signal);
+        }
+    }
+}
+
+/// Effects: the first thread has the word. It is to meet its fault again before this one meets its own.
+void wait_for_the_teller() noexcept {
+    for (int waited = 0; waited < longest_wait_ms && state.load(std::memory_order_acquire) == phase::telling;
+         waited += 10) {
+        sleep_ms(10);
+    }
+    sleep_ms(head_start_ms);
+}
+
+/// Effects: the state after telling, unless the handler was removed meanwhile.
+void end_telling(phase now) noexcept {
+    phase expected = phase::telling;
+    state.compare_exchange_strong(expected, now, std::memory_order_acq_rel);
 }
 
 fault describe(int signal, const siginfo_t& info, const void* context) noexcept {
@@ -100,20 +120,26 @@ fault describe(int signal, const siginfo_t& info, const void* context) noexcept 
 
 /// Effects: tells of an abort if there is something to tell, and lets it go on.
 void on_abort(const siginfo_t& info, const void* context) noexcept {
-    phase expected = phase::waiting;
-    if (!telling && info.si_pid == ::getpid() &&
-        state.compare_exchange_strong(expected, phase::telling, std::memory_order_acq_rel)) {
-        telling = true;
-        const bool was_told = told(describe(SIGABRT, info, context), told_context);
-        telling = false;
-        state.store(was_told ? phase::told : phase::waiting, std::memory_order_release);
-    }
-    for (std::size_t i = 0; i < signal_count; ++i) {
-        if (fault_signals[i] == SIGABRT) {
-            restore_action(i);
+    // abort sends the signal to its own thread. What kill sends may come at any point of the code, within a lock, say.
+    if (!telling && info.si_code == SI_TKILL && info.si_pid == ::getpid()) {
+        phase expected = phase::waiting;
+        if (state.compare_exchange_strong(expected, phase::telling, std::memory_order_acq_rel)) {
+            telling = true;
+            const bool was_told = told(describe(SIGABRT, info, context), told_context);
+            telling = false;
+            end_telling(was_told ? phase::told : phase::waiting);
+            if (was_told) {
+                for (std::size_t i = 0; i < signal_count; ++i) {
+                    if (fault_signals[i] != SIGABRT) {
+                        restore_action(i);  // as after a fault
+                    }
+                }
+            }
+        } else if (expected == phase::telling) {
+            wait_for_the_teller();
         }
     }
-    send_again(SIGABRT);
+    hand_on(SIGABRT);
 }
 
 void on_signal(int signal, siginfo_t* info, void* context) {
@@ -127,8 +153,7 @@ void on_signal(int signal, siginfo_t* info, void* context) {
         siglongjmp(*way_back, 1);
     }
     if (info->si_code <= 0) {  // sent, not caused
-        restore_actions();
-        send_again(signal);
+        hand_on(signal);
         errno = error;
         return;
     }
@@ -140,14 +165,9 @@ void on_signal(int signal, siginfo_t* info, void* context) {
         static_cast<void>(told(describe(signal, *info, context), told_context));
         telling = false;
         restore_actions();
-        state.store(phase::told, std::memory_order_release);
+        end_telling(phase::told);
     } else {
-        // The first one has the word. It is to meet its fault again before this thread meets its own.
-        for (int waited = 0; waited < longest_wait_ms && state.load(std::memory_order_acquire) == phase::telling;
-             waited += 10) {
-            sleep_ms(10);
-        }
-        sleep_ms(head_start_ms);
+        wait_for_the_teller();
         restore_actions();
     }
     errno = error;

@@ -39,7 +39,7 @@ using fault_function = bool (*)(const fault& f, void* context) noexcept;
 /// Returns: false, nothing changed, if this is in effect already, or the system refuses.
 bool install_fault_signals(fault_function tell, void* context) noexcept;
 
-/// True while install_fault_signals() is in effect, or was.
+/// True from install_fault_signals() to remove_fault_signals().
 [[nodiscard]] bool faults_are_told() noexcept;
 
 /// Effects: puts the actions of before in place again, where nobody else has changed them since.

@@ -58,6 +58,10 @@ void note_unequal(const void* asked, const void* other, trace_id here) noexcept 
     last = {asked, other, here};
 }
 
+bool has_found_unequal() noexcept {
+    return last.asked != nullptr;
+}
+
 bool explain_abort(trace_id aborted, report& r) noexcept {
     const comparison c = last;
     if (c.asked == nullptr || !from_one_call(view(aborted).frames, view(c.here).frames) ||

@@ -28,6 +28,9 @@ void note_unequal(const void* asked, const void* other, trace_id here) noexcept;
     return asked == &other;
 }
 
+/// True if this thread ever found two resources to be different, so that an abort may be explained at all.
+[[nodiscard]] bool has_found_unequal() noexcept;
+
 /// Effects: if \p aborted leads from libstdc++'s check of equal allocators to abort, and the resources that this thread
 ///   compared last were compared there, makes \p r the report of that. Returns: false if not. For signal handlers.
 [[nodiscard]] bool explain_abort(trace_id aborted, report& r) noexcept;

@@ -150,6 +150,9 @@ void classify_abort(void* context) {
 }
 
 bool tell_abort(finding& found) noexcept {
+    if (!detail::has_found_unequal()) {
+        return false;
+    }
     report& r = found.result;
     r.thread = os::this_thread().number;
     r.here = stack::capture_interrupted(found.fault.where, max_frames);

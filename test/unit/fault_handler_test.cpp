@@ -25,6 +25,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <list>
@@ -753,6 +754,81 @@ TEST(fault_handler, still_explains_a_fault_after_an_abort_that_its_handler_left)
     });
     EXPECT_EQ(o.signal, SIGSEGV) << o.text;
     EXPECT_TRUE(o.says("pmr_debug: fault: ")) << o.text;
+}
+
+// A handler that was installed after ours, as of a crash reporter, and that passes on what it was told.
+struct sigaction passed_on_to {};
+void pass_on(int signal, siginfo_t* info, void* context) {
+    static_cast<void>(!::write(2, "theirs\n", 7));
+    passed_on_to.sa_sigaction(signal, info, context);
+}
+void install_theirs(int signal) {
+    struct sigaction theirs {};
+    theirs.sa_sigaction = pass_on;
+    theirs.sa_flags = SA_SIGINFO | SA_NODEFER;
+    ::sigaction(signal, &theirs, &passed_on_to);
+}
+
+TEST(fault_handler, an_abort_that_a_later_handler_passes_on_ends_the_process) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run([] {
+        const fault_handler explain;
+        install_theirs(SIGABRT);
+        std::abort();
+    });
+    EXPECT_EQ(o.signal, SIGABRT) << o.text;
+    EXPECT_EQ(o.text, "theirs\n");
+    const outcome explained = run([] {
+        const fault_handler explain;
+        install_theirs(SIGABRT);
+        two_lists lists;
+        splicing_function(lists.a, lists.b);
+    });
+    EXPECT_EQ(explained.signal, SIGABRT) << explained.text;
+    EXPECT_EQ(explained.times("theirs\n"), 1) << explained.text;
+    EXPECT_EQ(explained.times("pmr_debug: wrong_resource: "), 1) << explained.text;
+}
+
+TEST(fault_handler, a_sent_signal_that_a_later_handler_passes_on_comes_once) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run([] {
+        const fault_handler explain;
+        install_theirs(SIGSEGV);
+        ::kill(::getpid(), SIGSEGV);
+        ::_exit(3);
+    });
+    EXPECT_EQ(o.signal, 0) << o.text;
+    EXPECT_EQ(o.status, 3) << o.text;
+    EXPECT_EQ(o.text, "theirs\n");
+}
+
+// Takes its time, so that another thread can come in between.
+struct slow_handler final : pmr_debug::report_handler {
+    static inline std::atomic<bool> began{false};
+    pmr_debug::action handle(const pmr_debug::report&) noexcept override {
+        began = true;
+        std::this_thread::sleep_for(std::chrono::milliseconds(300));
+        static_cast<void>(!::write(2, "told\n", 5));
+        return pmr_debug::action::carry_on;
+    }
+};
+
+TEST(fault_handler, an_abort_in_another_thread_waits_until_a_fault_was_told) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run([] {
+        static slow_handler slow;
+        const fault_handler explain({.handler = &slow});
+        std::thread second([] {
+            while (!slow_handler::began) {
+                std::this_thread::yield();
+            }
+            std::abort();
+        });
+        faulting_read(nullptr);
+        second.join();
+    });
+    EXPECT_EQ(o.signal, SIGSEGV) << o.text;
+    EXPECT_EQ(o.text, "told\n");
 }
 
 }  // namespace
