@@ -271,13 +271,19 @@ public:
     explicit temp_resource(const temp_options& o) : temp_resource(std::pmr::new_delete_resource(), o) {}
     explicit temp_resource(detail::upstream_argument upstream, const temp_options& o = {})
         : temp_resource_base(upstream.get(), detail::temp_storage<N>::data(), N, o, P) {}
-    /// On \p bytes at \p buffer. Any number will do for \p bytes, but not `{}`, which means options.
-    temp_resource(void* buffer, std::convertible_to<std::size_t> auto bytes,
-                  const temp_options& o = {}) requires(N == 0)
+    /// On \p bytes at \p buffer. Any integer will do for \p bytes, a negative one counts as 0; but not `{}`, which
+    /// means options.
+    temp_resource(void* buffer, std::integral auto bytes, const temp_options& o = {}) requires(N == 0)
         : temp_resource(buffer, bytes, std::pmr::new_delete_resource(), o) {}
-    temp_resource(void* buffer, std::convertible_to<std::size_t> auto bytes, detail::upstream_argument upstream,
+    temp_resource(void* buffer, std::integral auto bytes, detail::upstream_argument upstream,
                   const temp_options& o = {}) requires(N == 0)
-        : temp_resource_base(upstream.get(), buffer, static_cast<std::size_t>(bytes), o, P) {}
+        : temp_resource_base(upstream.get(), buffer, detail::at_least_zero(bytes), o, P) {}
+    /// The other way round: a resource is no buffer.
+    template <class Resource>
+    requires std::convertible_to<Resource*, std::pmr::memory_resource*> temp_resource(Resource* upstream,
+                                                                                      std::integral auto bytes,
+                                                                                      const temp_options& o = {})
+    = delete;
 
 private:
     void* do_allocate(std::size_t bytes, std::size_t alignment) override {

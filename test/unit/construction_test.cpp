@@ -127,7 +127,18 @@ TEST(construction_of_others, a_buffer_goes_with_options_or_an_upstream) {
     }
     using arena = pmr_debug::temp_resource<>;
     static_assert(!std::is_constructible_v<arena, void*, std::size_t, std::nullptr_t>);
+    static_assert(!std::is_constructible_v<arena, pmr_debug::tracking_resource*, std::size_t>);  // the other way round
+    static_assert(!std::is_constructible_v<arena, std::pmr::memory_resource*, int>);
+    static_assert(!std::is_constructible_v<arena, void*, double>);
     static_assert(std::is_constructible_v<arena, void*, std::size_t, gsl::not_null<std::pmr::memory_resource*>>);
+}
+
+TEST(construction_of_others, a_buffer_of_less_than_nothing_is_none) {
+    alignas(16) unsigned char buffer[16]{};
+    pmr_debug::temp_resource arena(buffer, -1);
+    void* const p = arena.allocate(8, 8);
+    EXPECT_NE(p, static_cast<void*>(buffer));
+    arena.deallocate(p, 8, 8);
 }
 
 TEST(construction_of_others, a_proxy_needs_a_target) {

@@ -25,6 +25,11 @@ private:
     std::pmr::memory_resource* pointer_;
 };
 
+/// Returns: \p n, or 0 if it is negative, which as a size would be nearly all memory.
+[[nodiscard]] constexpr std::size_t at_least_zero(std::integral auto n) noexcept {
+    return n < decltype(n){} ? 0 : static_cast<std::size_t>(n);
+}
+
 /// What `{}` alone becomes. To an enumeration that is no conversion at all, so it comes before the options and before
 /// the copy constructor, between which `{}` would be ambiguous.
 enum class empty_braces : unsigned char {};
