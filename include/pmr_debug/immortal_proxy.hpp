@@ -63,6 +63,11 @@ public:
     ///   came from, so there should be none. Returns: false if nothing changed.
     bool retarget(std::pmr::memory_resource* target) noexcept;
 
+    /// To be called before an arena below takes all its memory back at once, by `release()` or by its end.
+    /// Effects: forgets all live blocks, which count as deallocated. Returns: how many. Preconditions: nobody uses the
+    ///   forwarder until the memory was taken back.
+    std::size_t before_upstream_release() noexcept;
+
     /// The target, which may be dead if this is retired().
     [[nodiscard]] std::pmr::memory_resource* upstream_resource() const noexcept;
     [[nodiscard]] std::string_view name() const noexcept;

@@ -229,6 +229,12 @@ bool immortal_proxy::retarget(std::pmr::memory_resource* target) noexcept {
     return true;
 }
 
+std::size_t immortal_proxy::before_upstream_release() noexcept {
+    proxy_core& core = forwarder_->core();
+    core.blocks.erase_live(stack::capture_from_caller(core.frames));
+    return forwarder_->before_upstream_release();
+}
+
 std::pmr::memory_resource* immortal_proxy::upstream_resource() const noexcept {
     return forwarder_->upstream_resource();
 }

@@ -6,6 +6,7 @@
 
 #include <pmr_debug/canary_resource.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
+#include <pmr_debug/immortal_proxy.hpp>
 #include <pmr_debug/limit_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
 #include <pmr_debug/temp_resource.hpp>
@@ -291,6 +292,19 @@ TEST(before_upstream_release, of_a_resource_for_one_thread_is_for_that_thread) {
     EXPECT_TRUE(trace_contains(only(errors).here, "forget_here"));
     EXPECT_EQ(mine.stats().live_blocks, 0U);
     std::pmr::new_delete_resource()->deallocate(p, 16, 8);
+}
+
+TEST(before_upstream_release, of_a_proxy_leaves_it_nothing_to_report) {
+    collecting_handler errors;
+    std::pmr::monotonic_buffer_resource arena;
+    {
+        pmr_debug::immortal_proxy proxy(&arena, {.handler = &errors});
+        static_cast<void>(proxy.resource()->allocate(100, 8));
+        EXPECT_EQ(proxy.before_upstream_release(), 1U);
+        arena.release();
+        EXPECT_EQ(proxy.stats().live_blocks, 0U);
+    }
+    EXPECT_EQ(errors.count(), 0U);
 }
 
 TEST(before_upstream_release, gives_a_limit_its_room_back) {
