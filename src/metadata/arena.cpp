@@ -90,14 +90,18 @@ void* arena::allocate(std::size_t bytes) noexcept {
         return nullptr;
     }
     if (start + size > committed_) {
-        // A huge page lies within pages of equal permissions, so they are committed as a whole.
+        // A huge page lies within pages of equal permissions, so they are committed as a whole; near the end of what
+        // the system has, less may do.
         const auto address = reinterpret_cast<std::uintptr_t>(base_);
-        std::size_t want = huge_from_ != 0 && start >= huge_from_
-                               ? os::round_up(address + start + size, os::huge_page) - (address + committed_)
-                               : os::round_up(start + size - committed_, commit_step);
+        const bool huge = huge_from_ != 0 && start >= huge_from_;
+        const std::size_t least = os::round_up(start + size - committed_, commit_step);
+        std::size_t want = huge ? os::round_up(address + start + size, os::huge_page) - (address + committed_) : least;
         want = want < reserved_ - committed_ ? want : reserved_ - committed_;
         if (!os::commit(base_ + committed_, want)) {
-            return nullptr;
+            if (least >= want || !os::commit(base_ + committed_, least)) {
+                return nullptr;
+            }
+            want = least;
         }
         committed_ += want;
     }
@@ -130,7 +134,8 @@ std::size_t arena::used() const noexcept {
 
 void arena::expect_protection() noexcept {
     const auto address = reinterpret_cast<std::uintptr_t>(base_);
-    const std::size_t first = os::round_up(address + 1, os::huge_page) - address;
+    std::size_t first = os::round_up(address, os::huge_page) - address;
+    first += first < small_pages ? os::huge_page : 0;
     if (reserved_ >= 32 * os::huge_page) {  // in a small one the pages before the first huge page would be missed
         os::prefer_huge_pages(base_ + first, reserved_ - first);
         huge_from_ = first;
