@@ -158,14 +158,12 @@ bool leads_to_held(const void* from, const void* address) noexcept {
     return false;
 }
 
-// With the lock held. True if a living resource has this memory that is not below \p gone: it was handed out anew.
+// With the lock held. True if a living resource has a block here that did not come from below \p gone: the memory was
+// handed out anew. Only `owns` may be asked while other threads use the resource.
 bool handed_out_anew(const void* p, const resource_record& gone) noexcept {
     for (resource_record* r = living.last; r != nullptr; r = r->before) {
-        const describe_address_function describe_it = r->describe_address.load(std::memory_order_acquire);
-        address_finding f;
-        if (describe_it != nullptr && r->core != nullptr &&
-            describe_it(r->core, reinterpret_cast<std::uintptr_t>(p), &f) && f.is != address_finding::what::unknown &&
-            !f.gone_back && !leads_to_held(gone.upstream, r->address)) {
+        owned_block theirs;
+        if (r->owns != nullptr && r->owns(r->core, p, &theirs) && !leads_to_held(gone.upstream, r->address)) {
             return true;
         }
     }
@@ -298,10 +296,12 @@ void leave_behind(const resource_record* r, const remains& what) noexcept {
     }
 }
 
-resource_ref find_former_owner(const void* p) noexcept {
+resource_ref find_former_owner(const void* p, const void* nearest) noexcept {
     const std::scoped_lock hold(guard);
     const left_range* const range = find_range(p);
-    return range != nullptr && !handed_out_anew(p, *range->owner) ? describe(range->owner) : resource_ref{};
+    const left_range* const near = nearest != nullptr ? find_range(nearest) : nullptr;
+    const bool again = range != nullptr && near != nullptr && near->death == range->death;
+    return range != nullptr && !again && !handed_out_anew(p, *range->owner) ? describe(range->owner) : resource_ref{};
 }
 
 chain_link link_at(const void* address) noexcept {

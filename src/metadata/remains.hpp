@@ -62,8 +62,10 @@ private:
 /// resource's locks is held.
 void leave_behind(const resource_record* r, const remains& what) noexcept;
 
+/// \p nearest: the block that the asking resource knows close to \p p, or null. If it lies in the same memory, that was
+/// handed out anew.
 /// Returns: the dead resource, the last one, that had the memory at \p p; id 0 if none is known, or if a living
 /// resource is known to have it now.
-[[nodiscard]] resource_ref find_former_owner(const void* p) noexcept;
+[[nodiscard]] resource_ref find_former_owner(const void* p, const void* nearest = nullptr) noexcept;
 
 }  // namespace pmr_debug::metadata

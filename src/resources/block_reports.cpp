@@ -43,8 +43,8 @@ report call_report(const metadata::resource_record* self, error_kind kind, const
 }
 
 bool add_former_owner(report& r, const void* nearest) noexcept {
-    const resource_ref owner = metadata::find_former_owner(r.pointer);
-    if (owner.id == 0 || (nearest != nullptr && metadata::find_former_owner(nearest).id == owner.id)) {
+    const resource_ref owner = metadata::find_former_owner(r.pointer, nearest);
+    if (owner.id == 0) {
         return false;
     }
     r.owner = owner;
