@@ -97,7 +97,18 @@ TEST_F(arena_test, takes_huge_pages_where_protection_is_expected) {
         last = reinterpret_cast<std::uintptr_t>(b.allocate(4096));
         EXPECT_NE(last, 0U);
     }
-    const auto beyond = reinterpret_cast<std::uintptr_t>(b.allocate(4096));
+    {
+        const faults armed({.calls = only(call::protect), .first = 1, .last = UINT64_MAX});
+        EXPECT_EQ(b.allocate(4096), nullptr);
+    }
+    std::uintptr_t beyond = 0;
+    {
+        const faults armed({.calls = only(call::protect), .first = 1, .last = 1});
+        beyond = reinterpret_cast<std::uintptr_t>(b.allocate(4096));  // less than a huge page is to be had
+        EXPECT_TRUE(is_writable(reinterpret_cast<void*>(beyond)));
+        EXPECT_FALSE(is_writable(reinterpret_cast<void*>(beyond + os::huge_page - 1)));
+    }
+    EXPECT_NE(b.allocate(megabyte), nullptr);
     EXPECT_EQ(beyond % os::huge_page, 0U);
     EXPECT_GE(beyond, last + 4096);
     EXPECT_TRUE(is_writable(reinterpret_cast<void*>(beyond + os::huge_page - 1)));  // committed as a whole
