@@ -1,5 +1,6 @@
 #include "metadata/registry.hpp"
 
+#include "metadata/address_map.hpp"
 #include "metadata/arena.hpp"
 #include "metadata/remains.hpp"
 #include "os/fault_signals.hpp"
@@ -158,12 +159,15 @@ bool leads_to_held(const void* from, const void* address) noexcept {
     return false;
 }
 
-// With the lock held. True if a living resource has a block here that did not come from below \p gone: the memory was
-// handed out anew. Only `owns` may be asked while other threads use the resource.
+// With the lock held. True if a living resource has a block or pages here that did not come from below \p gone: the
+// memory was handed out anew. Only these may be asked for while other threads use the resource.
 bool handed_out_anew(const void* p, const resource_record& gone) noexcept {
+    const auto address = reinterpret_cast<std::uintptr_t>(p);
     for (resource_record* r = living.last; r != nullptr; r = r->before) {
         owned_block theirs;
-        if (r->owns != nullptr && r->owns(r->core, p, &theirs) && !leads_to_held(gone.upstream, r->address)) {
+        const bool has_it = (r->core != nullptr && address_map::find(address, r->core) != nullptr) ||
+                            (r->owns != nullptr && r->owns(r->core, p, &theirs));
+        if (has_it && !leads_to_held(gone.upstream, r->address)) {
             return true;
         }
     }
