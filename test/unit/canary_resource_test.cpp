@@ -61,6 +61,12 @@ struct canary : ::testing::Test {
 template <class Resource>
 class canary_shape : public ::testing::Test {};
 
+#ifdef TEST_FEW_POLICIES
+using every_shape = ::testing::Types<
+    canary_resource, basic_canary_resource<pmr_debug::thorough_policy>, basic_canary_resource<pmr_debug::fast_policy>,
+    basic_canary_resource<pmr_debug::release_policy>, basic_canary_resource<with_threads(threading::single_checked)>,
+    basic_canary_resource<policy{.alloc_frames = 0, .free_frames = 0, .freed = pmr_debug::reuse::immediate}>>;
+#else
 using every_shape = ::testing::Types<
     canary_resource, basic_canary_resource<pmr_debug::thorough_policy>, basic_canary_resource<pmr_debug::fast_policy>,
     basic_canary_resource<pmr_debug::release_policy>, basic_canary_resource<with_threads(threading::unchecked)>,
@@ -75,6 +81,7 @@ using every_shape = ::testing::Types<
                                  .checks = false,
                                  .guard_bytes = 0,
                                  .fill = false}>>;
+#endif
 TYPED_TEST_SUITE(canary_shape, every_shape);
 
 TYPED_TEST(canary_shape, containers_run_without_a_report) {

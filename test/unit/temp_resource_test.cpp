@@ -93,6 +93,14 @@ struct temp : ::testing::Test {
 template <class Resource>
 class temp_shape : public ::testing::Test {};
 
+#ifdef TEST_FEW_POLICIES
+using every_shape =
+    ::testing::Types<temp_resource<>, temp_resource<64, pmr_debug::default_policy>,
+                     temp_resource<0, pmr_debug::thorough_policy>, temp_resource<0, pmr_debug::fast_policy>,
+                     temp_resource<0, pmr_debug::release_policy>,
+                     temp_resource<0, policy{.threads = threading::single_checked, .guard_bytes = 0, .fill = false}>,
+                     temp_resource<256, counts_only(threading::unchecked)>>;
+#else
 using every_shape = ::testing::Types<
     temp_resource<>, temp_resource<4096>, temp_resource<0, policy{.threads = threading::unchecked}>,
     temp_resource<64, pmr_debug::default_policy>, temp_resource<0, pmr_debug::thorough_policy>,
@@ -114,6 +122,7 @@ using every_shape = ::testing::Types<
                                .fill = false,
                                .freed = pmr_debug::reuse::immediate},
                         512>>;
+#endif
 TYPED_TEST_SUITE(temp_shape, every_shape);
 
 TYPED_TEST(temp_shape, containers_run_without_a_report_and_upstream_gets_all_back) {
