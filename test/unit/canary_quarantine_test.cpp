@@ -2,6 +2,7 @@
 
 #include "support/call_here.hpp"
 #include "support/canary_fixture.hpp"
+#include "support/odd_calls.hpp"
 #include "support/trace_contains.hpp"
 
 #include <gtest/gtest.h>
@@ -353,7 +354,7 @@ TEST_F(canary_quarantine, is_not_given_up_for_a_request_that_cannot_be) {
     for (const std::size_t size : {SIZE_MAX / 2 - 4096, std::size_t{1} << 60, (std::size_t{1} << 48) + 1}) {
         EXPECT_THROW((void)guarded.allocate(size, 8), std::bad_alloc) << size;
     }
-    EXPECT_THROW((void)guarded.allocate(1, std::size_t{1} << 60), std::bad_alloc);
+    EXPECT_THROW((void)test_support::allocate_odd(guarded, 1, std::size_t{1} << 60), std::bad_alloc);
     EXPECT_EQ(guarded.quarantine().blocks, 1U);
     EXPECT_EQ(guarded.stats().failed_allocations, 4U);
     EXPECT_TRUE(guarded.ok());
