@@ -48,7 +48,7 @@ public:
     ~unseen_by_valgrind();
 
 private:
-    bool active_;
+    [[maybe_unused]] bool active_;  // not where there is no valgrind/memcheck.h
 };
 
 /// True if AddressSanitizer is part of the program, whether or not this library was built with it, and the environment
