@@ -48,6 +48,8 @@ struct has_members {
 
 }  // namespace shared_between_units
 
+extern "C" [[gnu::weak]] int __llvm_profile_runtime;  // NOLINT: the compiler's name
+
 namespace {
 
 using namespace pmr_debug;
@@ -180,11 +182,25 @@ void expect_names_of_exports_only(const char* path, const std::string& module, c
     dlclose(library);
 }
 
+/// True if clang counts what is executed: its version 14 exports a record for each function then, for which the dynamic
+/// linker takes any address of the library.
+bool counts_coverage() noexcept {
+    const int* p = &__llvm_profile_runtime;
+    asm volatile("" : "+r"(p));
+    return p != nullptr;
+}
+
 TEST(resolve, without_debug_information_gives_exported_names_and_the_place_in_the_module) {
+    if (counts_coverage()) {
+        GTEST_SKIP() << "the names that the dynamic linker gives are those of coverage records";
+    }
     expect_names_of_exports_only(TRACE_PLUGIN_STRIPPED, "trace_plugin_stripped.so", [] {});
 }
 
 TEST(resolve, without_the_modules_file_asks_the_dynamic_linker) {
+    if (counts_coverage()) {
+        GTEST_SKIP() << "the names that the dynamic linker gives are those of coverage records";
+    }
     namespace files = std::filesystem;
     const files::path copy = files::temp_directory_path() / ("symboliser_test." + std::to_string(getpid()) + ".so");
     files::copy_file(TRACE_PLUGIN, copy, files::copy_options::overwrite_existing);
