@@ -236,6 +236,8 @@ struct general_purpose_core {
     std::atomic<std::uint64_t> next_serial{1};
     /// Another tool wants to know of each block: every call goes the slow way.
     [[nodiscard]] bool watched() const noexcept { return memcheck || poisons; }
+    /// True if there is more to be carved from \p c.
+    [[nodiscard]] bool is_open(const chunk& c) const noexcept { return &c == open_chunk || &c == open_slab_chunk; }
     bool limited = false;             ///< a limit is set; then these are kept:
     os::spin_lock limit_lock;         ///< guards the next two
     std::size_t limited_bytes = 0;    ///< live bytes
@@ -261,7 +263,8 @@ struct general_purpose_core {
     chunk* departing = nullptr;  ///< off the books, to be returned to the upstream once the lock is released
     buried_piece buried[64]{};
     std::size_t next_grave = 0;
-    chunk* open_chunk = nullptr;  ///< where the next unit is carved, over a page_resource
+    chunk* open_chunk = nullptr;       ///< where the next unit is carved, over a page_resource
+    chunk* open_slab_chunk = nullptr;  ///< and where the next slab is
     std::size_t next_chunk_bytes = 0;
     std::size_t held_bytes = 0;  ///< from upstream
     std::size_t retired_bytes = 0;

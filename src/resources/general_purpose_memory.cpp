@@ -14,6 +14,8 @@ namespace pmr_debug::detail {
 namespace {
 
 constexpr std::size_t largest_chunk = std::size_t{1} << 26;
+// Until so much was taken from the upstream one chunk serves all: a small heap, or a small upstream, has no second one.
+constexpr std::size_t few_bytes = std::size_t{16} << 20;
 /// Larger blocks are chunks of their own.
 constexpr std::size_t largest_carved = std::size_t{1} << 18;
 
@@ -96,15 +98,41 @@ bool take_reusable(general_purpose_core& core, std::size_t bytes, std::size_t mo
     return false;
 }
 
-/// Effects: closes the open chunk: what is left of it will not be carved.
-void close_open_chunk(general_purpose_core& core) noexcept {
-    chunk* const c = core.open_chunk;
+/// Where a piece is carved: slabs by themselves, once there are many. A large block between two of them would keep the
+/// places that they left from becoming one mapping, of which the kernel allows 65 530 by default.
+chunk*& open_for(general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept {
+    const bool apart = bytes == slab::size && alignment == slab::size && core.held_bytes >= few_bytes;
+    return apart ? core.open_slab_chunk : core.open_chunk;
+}
+
+bool carve_in(chunk* c, std::size_t bytes, std::size_t alignment, piece& out) noexcept {
     if (c == nullptr) {
+        return false;
+    }
+    const std::uintptr_t at = os::round_up(c->base + c->carved, alignment);
+    const std::size_t skipped = at - (c->base + c->carved);
+    if (skipped + bytes > c->size - c->carved) {
+        return false;
+    }
+    c->carved += skipped + bytes;
+    c->spent += skipped;
+    out = {.base = at, .size = bytes, .from = c};
+    return true;
+}
+
+/// Effects: as carve, where the upstream gives no more.
+bool carve_anywhere(general_purpose_core& core, std::size_t bytes, std::size_t alignment, piece& out) noexcept {
+    return carve_in(core.open_chunk, bytes, alignment, out) || carve_in(core.open_slab_chunk, bytes, alignment, out);
+}
+
+/// Effects: closes an open chunk: what is left of it will not be carved.
+void close_open_chunk(chunk*& open) noexcept {
+    if (open == nullptr) {
         return;
     }
-    c->spent += c->size - c->carved;
-    c->carved = c->size;
-    core.open_chunk = nullptr;
+    open->spent += open->size - open->carved;
+    open->carved = open->size;
+    open = nullptr;
 }
 
 bool within_address_space(const general_purpose_core& core, std::size_t more) noexcept {
@@ -119,8 +147,9 @@ bool from_upstream(general_purpose_core& core, guard_lock& hold, std::size_t byt
         for (std::size_t want = std::max(core.next_chunk_bytes, bytes);; want = std::max(want / 4, bytes)) {
             chunk* const c = within_address_space(core, want) ? new_chunk(core, hold, want, alignment, fault) : nullptr;
             if (c != nullptr) {
-                close_open_chunk(core);
-                core.open_chunk = c;
+                chunk*& open = open_for(core, bytes, alignment);
+                close_open_chunk(open);
+                open = c;
                 core.next_chunk_bytes = std::min(core.next_chunk_bytes * 2, largest_chunk);
                 return carve(core, bytes, alignment, out);
             }
@@ -205,8 +234,8 @@ void give_back(general_purpose_core& core, chunk& c) noexcept {
     if (c.next != nullptr) {
         c.next->previous = c.previous;
     }
-    if (core.open_chunk == &c) {
-        core.open_chunk = nullptr;
+    for (chunk** const open : {&core.open_chunk, &core.open_slab_chunk}) {
+        *open = *open == &c ? nullptr : *open;
     }
     core.held_bytes -= c.size;
     os::forget_protect_guards(c.protect_guards);
@@ -232,36 +261,25 @@ void guard_lock::return_departing() noexcept {
 
 void spend(general_purpose_core& core, chunk& c, std::size_t bytes, bool keep_address) noexcept {
     c.spent += bytes;
-    if (!keep_address && c.spent == c.carved && &c != core.open_chunk) {
+    if (!keep_address && c.spent == c.carved && !core.is_open(c)) {
         give_back(core, c);
     }
 }
 
 bool carve(general_purpose_core& core, std::size_t bytes, std::size_t alignment, piece& out) noexcept {
-    chunk* const c = core.open_chunk;
-    if (c == nullptr) {
-        return false;
-    }
-    const std::uintptr_t at = os::round_up(c->base + c->carved, alignment);
-    const std::size_t skipped = at - (c->base + c->carved);
-    if (skipped + bytes > c->size - c->carved) {
-        return false;
-    }
-    c->carved += skipped + bytes;
-    c->spent += skipped;
-    out = {.base = at, .size = bytes, .from = c};
-    return true;
+    return carve_in(open_for(core, bytes, alignment), bytes, alignment, out);
 }
 
 bool carve_slab_memory(general_purpose_core& core, guard_lock& hold, piece& out,
                        std::optional<upstream_fault>& fault) noexcept {
-    return carve(core, slab::size, slab::size, out) || from_upstream(core, hold, slab::size, slab::size, out, fault);
+    return carve(core, slab::size, slab::size, out) || from_upstream(core, hold, slab::size, slab::size, out, fault) ||
+           carve_anywhere(core, slab::size, slab::size, out);
 }
 
 bool obtain(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std::size_t most, std::size_t alignment,
             piece& out, std::optional<upstream_fault>& fault) noexcept {
     if (take_reusable(core, bytes, most, alignment, out) || carve(core, bytes, alignment, out) ||
-        from_upstream(core, hold, bytes, alignment, out, fault)) {
+        from_upstream(core, hold, bytes, alignment, out, fault) || carve_anywhere(core, bytes, alignment, out)) {
         return true;
     }
     if (bytes > core.held_bytes) {

@@ -402,7 +402,7 @@ void forget(general_purpose_core& core, unit& u, bool keep_address) noexcept {
 bool reclaim(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std::size_t alignment) noexcept {
     chunk* oldest = nullptr;
     for (chunk* c = core.chunks; c != nullptr; c = c->next) {  // newest first
-        if (c->spent != 0 && c->spent == c->carved && c != core.open_chunk) {
+        if (c->spent != 0 && c->spent == c->carved && !core.is_open(*c)) {
             oldest = c;
         }
     }

@@ -4,6 +4,8 @@
 #include "support/general_purpose.hpp"
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
 
 namespace {
 
@@ -14,6 +16,13 @@ using pmr_debug::os::guard_tier;
 
 // Slots of 1 KiB with their guard: 64 a unit, 4 units a slab.
 constexpr std::size_t size = 1'000;
+
+/// Mappings of this process.
+std::size_t mappings() {
+    std::ifstream maps("/proc/self/maps");
+    return static_cast<std::size_t>(
+        std::count(std::istreambuf_iterator<char>(maps), std::istreambuf_iterator<char>(), '\n'));
+}
 
 struct general_purpose_slabs : ::testing::TestWithParam<guard_tier> {
     void SetUp() override { pmr_debug::os::force_guard_tier(GetParam()); }
@@ -99,6 +108,29 @@ TEST_P(general_purpose_slabs, keep_live_blocks_in_place_when_addresses_run_out) 
     EXPECT_EQ(heap.stats().live_blocks, 0U);
     EXPECT_EQ(heap.check(), 0U);
     EXPECT_EQ(errors.count(), 0U);
+}
+
+// The kernel allows 65 530 mappings. Places that slabs left become one, if no large block lies between them.
+TEST(general_purpose_mappings, stay_few_however_many_slabs_and_large_blocks_come_and_go) {
+    pmr_debug::general_purpose_resource heap;
+    std::vector<void*> blocks(256);
+    const auto churn = [&](int rounds) {
+        for (int i = 0; i < rounds; ++i) {
+            void* const large = heap.allocate(40'000, 8);
+            for (void*& p : blocks) {
+                p = heap.allocate(size, 8);
+            }
+            for (void* const p : blocks) {
+                heap.deallocate(p, size, 8);
+            }
+            heap.deallocate(large, 40'000, 8);
+        }
+    };
+    churn(200);
+    const std::size_t before = mappings();
+    churn(1'000);
+    EXPECT_LE(mappings(), before + 200);
+    EXPECT_TRUE(heap.ok());
 }
 
 std::string tier_name(const ::testing::TestParamInfo<guard_tier>& info) {
