@@ -158,6 +158,16 @@ void checked_session::expect_live_damage(const fuzz_block& b, bool being_freed) 
     tell(error_kind::overrun, b.p + b.bytes, reinterpret_cast<const std::byte*>(UINTPTR_MAX));
 }
 
+void checked_session::expect_live(error_kind kind, std::size_t blocks, std::size_t bytes) {
+    if (blocks != 0) {
+        expectation e = about(kind);
+        e.compare_leaks = true;
+        e.leaked_blocks = blocks;
+        e.leaked_bytes = bytes;
+        expect(std::move(e));
+    }
+}
+
 void checked_session::expect_free(const fuzz_block& b, std::size_t bytes, std::size_t alignment) {
     expect_foreign(b.p, bytes, alignment);
     if (!reports()) {
@@ -391,13 +401,7 @@ void checked_session::finish(fuzz_input& in) {
         for (const fuzz_block& b : blocks_) {
             expect_live_damage(b, false);
         }
-        if (!blocks_.empty()) {
-            expectation e = about(error_kind::leak);
-            e.compare_leaks = true;
-            e.leaked_blocks = blocks_.size();
-            e.leaked_bytes = live_bytes_;
-            expect(std::move(e));
-        }
+        expect_live(error_kind::leak, blocks_.size(), live_bytes_);
     }
     subject_.destroy();
     settle();

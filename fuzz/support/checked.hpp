@@ -156,6 +156,8 @@ protected:
     void expect_foreign(const void* p, std::size_t bytes, std::size_t alignment, bool compare = true);
     bool expect_limit(std::size_t bytes, std::size_t alignment);
     void expect_live_damage(const fuzz_block& b, bool being_freed);
+    /// A report of \p kind about \p blocks live ones, if there are any.
+    void expect_live(error_kind kind, std::size_t blocks, std::size_t bytes);
     void compare_counts();
     void drop_other();
     virtual void compare_statistics();

@@ -387,13 +387,7 @@ void checked_session::leaks_now() {
         return;
     }
     note("report_leaks()");
-    if (!blocks_.empty()) {
-        expectation e = about(error_kind::leak);
-        e.compare_leaks = true;
-        e.leaked_blocks = blocks_.size();
-        e.leaked_bytes = live_bytes_;
-        expect(std::move(e));
-    }
+    expect_live(error_kind::leak, blocks_.size(), live_bytes_);
     std::size_t found = 0;
     call([&] { found = subject_.report_leaks(); });
     settle();

@@ -132,15 +132,11 @@ public:
         compare_counts();
         note("end of the arena");
         drop_other();
-        if (reports() && !blocks_.empty()) {
+        if (reports()) {
             for (const fuzz_block& b : blocks_) {
                 expect_live_damage(b, false);
             }
-            expectation e = about(error_kind::live_at_destruction);
-            e.compare_leaks = true;
-            e.leaked_blocks = blocks_.size();
-            e.leaked_bytes = live_bytes_;
-            expect(std::move(e));
+            expect_live(error_kind::live_at_destruction, blocks_.size(), live_bytes_);
         }
         subject_.destroy();
         settle();

@@ -217,12 +217,8 @@ private:
                 bytes += b.bytes;
             }
         }
-        if (audit && count != 0) {
-            expectation e = about(error_kind::live_at_destruction);
-            e.compare_leaks = true;
-            e.leaked_blocks = count;
-            e.leaked_bytes = bytes;
-            expect(std::move(e));
+        if (audit) {
+            expect_live(error_kind::live_at_destruction, count, bytes);
         }
     }
     void went(std::uint64_t since, std::size_t needed, bool spilled) {

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <mutex>
 #include <new>
+#include <utility>
 
 namespace pmr_debug::metadata {
 
@@ -199,6 +200,33 @@ void end_record(resource_record& r, trace_id died) noexcept {
     unlink_half(living, &r);
     append_half(dead, &r);
     r.alive.store(false, std::memory_order_release);
+}
+
+// For signal handlers: calls \p ask(record), which may fault, for each living resource, the one constructed last first,
+// and after each \p go_on(record), until that returns false. No lock: the links may change meanwhile, and even form a
+// circle.
+template <class Ask, class GoOn>
+void walk_unlocked(Ask ask, GoOn go_on) noexcept {
+    struct position {
+        Ask& ask;
+        const resource_record* at;
+        const resource_record* next;
+    };
+    position here{ask, nullptr, std::atomic_ref(living.last).load(std::memory_order_acquire)};
+    for (std::uint64_t left = last_id; here.next != nullptr && left != 0; --left) {
+        here.at = here.next;
+        here.next = nullptr;
+        os::survives(
+            [](void* context) {
+                position& mine = *static_cast<position*>(context);
+                mine.next = mine.at->before;
+                mine.ask(*mine.at);
+            },
+            &here);
+        if (!go_on(*here.at)) {
+            return;
+        }
+    }
 }
 
 // Newest first: a resource may call its upstream, which is older, with a lock held.
@@ -392,65 +420,47 @@ address_finding find_in(std::uintptr_t address, const block_info& block, trace_i
 
 resource_ref find_at(std::uintptr_t address, address_finding* out) noexcept {
     using what = address_finding::what;
-    struct question {
-        std::uintptr_t address;
-        const resource_record* asked;
-        const void* at;        // the resource asked
-        const void* upstream;  // its
+    struct {
+        const void* at = nullptr;        // the resource asked
+        const void* upstream = nullptr;  // its
         address_finding answer;
-        bool answered;
-        resource_record* next;
-    };
+        bool answered = false;
+    } q;
     struct {
         resource_ref who;
         const void* upstream = nullptr;
         address_finding answer;
     } gone;
     resource_ref who;
-    question q{
-        address, nullptr, nullptr, nullptr, {}, false, std::atomic_ref(living.last).load(std::memory_order_acquire)};
-    // The links may change meanwhile, and even form a circle.
-    for (std::uint64_t left = last_id; q.next != nullptr && left != 0; --left) {
-        q.asked = q.next;
-        q.answer = {};
-        q.answered = false;
-        q.next = nullptr;
-        os::survives(
-            [](void* context) {
-                question& mine = *static_cast<question*>(context);
-                mine.next = mine.asked->before;
-                mine.at = mine.asked->address;
-                mine.upstream = mine.asked->upstream;
-                void* const core = mine.asked->core;
-                const auto describe_it = mine.asked->describe_address.load(std::memory_order_acquire);
-                mine.answered =
-                    core != nullptr && describe_it != nullptr && describe_it(core, mine.address, &mine.answer);
-            },
-            &q);
-        if (!q.answered || q.answer.is == what::unknown) {
-            continue;
-        }
-        if (q.answer.gone_back) {
-            if (gone.who.id == 0) {
-                gone = {describe(q.asked), q.upstream, q.answer};
+    bool explained = false;
+    walk_unlocked(
+        [&](const resource_record& r) noexcept {
+            q.at = r.address;
+            q.upstream = r.upstream;
+            void* const core = r.core;
+            const auto describe_it = r.describe_address.load(std::memory_order_acquire);
+            q.answered = core != nullptr && describe_it != nullptr && describe_it(core, address, &q.answer);
+        },
+        [&](const resource_record& r) noexcept {
+            const address_finding answer = std::exchange(q.answer, {});
+            if (!std::exchange(q.answered, false) || answer.is == what::unknown) {
+                return true;
             }
-            continue;
-        }
-        const bool explains = q.answer.is != what::live_block && q.answer.is != what::never_used;
-        if (who.id == 0 || explains) {
-            who = describe(q.asked);
-            *out = q.answer;
-        }
-        if (explains) {
-            const bool freed = q.answer.is == what::freed_block || q.answer.is == what::retired_unit;
-            if (freed && gone.who.id != 0 && gone.upstream == q.at) {
-                who = gone.who;
-                *out = gone.answer;
+            if (answer.gone_back) {
+                if (gone.who.id == 0) {
+                    gone = {describe(&r), q.upstream, answer};
+                }
+                return true;
             }
-            return who;
-        }
-    }
-    if (who.id == 0 && gone.who.id != 0) {
+            explained = answer.is != what::live_block && answer.is != what::never_used;
+            if (who.id == 0 || explained) {
+                who = describe(&r);
+                *out = answer;
+            }
+            return !explained;
+        });
+    const bool freed = out->is == what::freed_block || out->is == what::retired_unit;
+    if (gone.who.id != 0 && (who.id == 0 || (explained && freed && gone.upstream == q.at))) {
         who = gone.who;
         *out = gone.answer;
     }
@@ -458,31 +468,17 @@ resource_ref find_at(std::uintptr_t address, address_finding* out) noexcept {
 }
 
 resource_ref peek_resource(const void* address) noexcept {
-    struct question {
-        const resource_record* asked;
-        const void* at;
-        resource_record* next;
-    };
-    question q{nullptr, nullptr, std::atomic_ref(living.last).load(std::memory_order_acquire)};
-    for (std::uint64_t left = last_id; q.next != nullptr && left != 0; --left) {
-        q.asked = q.next;
-        q.at = nullptr;
-        q.next = nullptr;
-        os::survives(
-            [](void* context) {
-                question& mine = *static_cast<question*>(context);
-                mine.next = mine.asked->before;
-                mine.at = mine.asked->address;
-            },
-            &q);
-        if (q.at == address) {
-            return describe(q.asked);
-        }
-    }
-    resource_ref unknown;
-    unknown.type = "memory_resource";
-    unknown.address = address;
-    return unknown;
+    resource_ref found;
+    found.type = "memory_resource";
+    found.address = address;
+    const void* at = nullptr;
+    walk_unlocked([&](const resource_record& r) noexcept { at = r.address; },
+                  [&](const resource_record& r) noexcept {
+                      const bool is_it = std::exchange(at, nullptr) == address;
+                      found = is_it ? describe(&r) : found;
+                      return !is_it;
+                  });
+    return found;
 }
 
 void for_each_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept {

@@ -47,26 +47,28 @@ bool stack_key_valid = false;
 void on_signal(int signal, siginfo_t* info, void* context);
 
 /// Returns: false, nothing changed, if the action in place is not ours: somebody's handler was installed after ours.
-bool restore_action(std::size_t i) noexcept {
+bool restore_action(int signal) noexcept {
+    std::size_t i = 0;
+    while (fault_signals[i] != signal) {
+        ++i;
+    }
     struct sigaction now {};
-    const bool ours = ::sigaction(fault_signals[i], nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 &&
-                      now.sa_sigaction == on_signal;
-    return ours && ::sigaction(fault_signals[i], &before[i], nullptr) == 0;
+    const bool ours =
+        ::sigaction(signal, nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == on_signal;
+    return ours && ::sigaction(signal, &before[i], nullptr) == 0;
 }
 
 void restore_actions() noexcept {
-    for (std::size_t i = 0; i < signal_count; ++i) {
-        restore_action(i);
+    for (const int signal : fault_signals) {
+        restore_action(signal);
     }
 }
 
 /// Effects: the action of before gets the signal. Not where a later handler passed it on to this one: sent again, it
 /// would only come round for ever, and whoever is in front decides what happens now.
 void hand_on(int signal) noexcept {
-    for (std::size_t i = 0; i < signal_count; ++i) {
-        if (fault_signals[i] == signal && restore_action(i)) {
-            ::syscall(SYS_tgkill, ::getpid(), ::syscall(SYS_gettid), signal);
-        }
+    if (restore_action(signal)) {
+        ::syscall(SYS_tgkill, ::getpid(), ::syscall(SYS_gettid), signal);
     }
 }
 
@@ -128,12 +130,9 @@ void on_abort(const siginfo_t& info, const void* context) noexcept {
             const bool was_told = told(describe(SIGABRT, info, context), told_context);
             telling = false;
             end_telling(was_told ? phase::told : phase::waiting);
-            if (was_told) {
-                for (std::size_t i = 0; i < signal_count; ++i) {
-                    if (fault_signals[i] != SIGABRT) {
-                        restore_action(i);  // as after a fault
-                    }
-                }
+            if (was_told) {  // as after a fault
+                restore_action(SIGSEGV);
+                restore_action(SIGBUS);
             }
         } else if (expected == phase::telling) {
             wait_for_the_teller();

@@ -151,7 +151,7 @@ bool from_upstream(general_purpose_core& core, guard_lock& hold, std::size_t byt
                 close_open_chunk(open);
                 open = c;
                 core.next_chunk_bytes = std::min(core.next_chunk_bytes * 2, largest_chunk);
-                return carve(core, bytes, alignment, out);
+                return carve_in(c, bytes, alignment, out);
             }
             if (want == bytes || fault.has_value()) {
                 return false;

@@ -2,6 +2,7 @@
 
 #include "support/call_here.hpp"
 #include "support/end_of_page.hpp"
+#include "support/mappings.hpp"
 #include "support/odd_calls.hpp"
 #include "support/sanitizers.hpp"
 #include "support/trace_contains.hpp"
@@ -26,6 +27,7 @@ using namespace test_support::end_of_page;
 using pmr_debug::page_resource;
 using test_support::allocate_here;
 using test_support::free_here;
+using test_support::mappings;
 using test_support::trace_contains;
 
 TEST_F(fence, the_byte_behind_a_block_faults) {

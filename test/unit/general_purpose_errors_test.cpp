@@ -1,5 +1,6 @@
 // Every error of a caller, under every policy that checks: what the report says, and silence once it is corrected.
 
+#include "support/forwarding_resource.hpp"
 #include "support/general_purpose.hpp"
 #include "support/odd_calls.hpp"
 
@@ -527,31 +528,12 @@ TEST(general_purpose_thread_check_short, other_use_is_not_forgotten_where_frees_
     expect_trace(errors[0].facts.other, 1, "allocates_the_block", "other");
 }
 
-// ---- Over an upstream that is not known to be one
-// --------------------------------------------------------------------
-
-// Stands between two of the library's resources, which so do not know that one is below the other.
-class between final : public std::pmr::memory_resource {
-public:
-    explicit between(std::pmr::memory_resource* upstream) : upstream_(upstream) {}
-
-private:
-    void* do_allocate(std::size_t bytes, std::size_t alignment) override {
-        return upstream_->allocate(bytes, alignment);
-    }
-    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
-        upstream_->deallocate(p, bytes, alignment);
-    }
-    [[nodiscard]] bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override {
-        return this == &other;
-    }
-    std::pmr::memory_resource* upstream_;
-};
+// ---- Over a stranger: a resource of the library's below it is not known to be an upstream --------------------------
 
 TEST(general_purpose_errors_over_strangers, a_block_at_the_start_of_an_upstreams_is_its_own) {
     pmr_debug::collecting_handler errors;
     pmr_debug::tracking_resource below({.name = "below", .handler = &errors});
-    between stranger(&below);
+    test_support::forwarding_resource stranger(&below);
     pmr_debug::general_purpose_resource heap(&stranger, {.name = "heap", .handler = &errors});
     void* const small = heap.allocate(64, 8);
     void* const big = heap.allocate(huge, 8);

@@ -2,10 +2,9 @@
 
 #include "os/virtual_memory.hpp"
 #include "support/general_purpose.hpp"
+#include "support/mappings.hpp"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 
 namespace {
 
@@ -16,13 +15,6 @@ using pmr_debug::os::guard_tier;
 
 // Slots of 1 KiB with their guard: 64 a unit, 4 units a slab.
 constexpr std::size_t size = 1'000;
-
-/// Mappings of this process.
-std::size_t mappings() {
-    std::ifstream maps("/proc/self/maps");
-    return static_cast<std::size_t>(
-        std::count(std::istreambuf_iterator<char>(maps), std::istreambuf_iterator<char>(), '\n'));
-}
 
 struct general_purpose_slabs : ::testing::TestWithParam<guard_tier> {
     void SetUp() override { pmr_debug::os::force_guard_tier(GetParam()); }

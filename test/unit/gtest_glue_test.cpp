@@ -7,6 +7,7 @@
 #include <pmr_debug/limit_resource.hpp>
 
 #include "support/call_here.hpp"
+#include "support/forwarding_resource.hpp"
 #include "support/odd_calls.hpp"
 #include "support/trace_contains.hpp"
 
@@ -87,21 +88,14 @@ TEST(resource_monitor, watches_every_resource_with_counters) {
 // ---- is_equal_audit ------------------------------------------------------------------------------------------------
 
 // Line 25: says it equals any other of its type, though each has an upstream of its own.
-class all_alike final : public std::pmr::memory_resource {
+class all_alike final : public test_support::forwarding_resource {
 public:
-    explicit all_alike(std::pmr::memory_resource* upstream) : upstream_(upstream) {}
+    using forwarding_resource::forwarding_resource;
 
 private:
-    void* do_allocate(std::size_t bytes, std::size_t alignment) override {
-        return upstream_->allocate(bytes, alignment);
-    }
-    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
-        upstream_->deallocate(p, bytes, alignment);
-    }
     [[nodiscard]] bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override {
         return dynamic_cast<const all_alike*>(&other) != nullptr;
     }
-    std::pmr::memory_resource* upstream_;
 };
 
 // Not even equal to itself, and now and then to anybody.

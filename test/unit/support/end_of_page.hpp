@@ -12,12 +12,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
-#include <fstream>
-#include <iterator>
 
 namespace test_support::end_of_page {
 
@@ -90,13 +87,6 @@ inline bool has_markers() {
     pmr_debug::os::unmap(p, page);
     pmr_debug::os::force_guard_tier(guard_tier::marker);
     return has;
-}
-
-/// Mappings of this process.
-inline std::size_t mappings() {
-    std::ifstream maps("/proc/self/maps");
-    return static_cast<std::size_t>(
-        std::count(std::istreambuf_iterator<char>(maps), std::istreambuf_iterator<char>(), '\n'));
 }
 
 template <class Resource>
