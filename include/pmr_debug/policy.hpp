@@ -72,6 +72,10 @@ struct policy {
     /// Write-protect the resource's own records between calls. Costs two system calls an operation.
     /// general_purpose_resource only: those of the others are behind guard pages, and writable.
     bool protect_metadata = false;
+    /// Place blocks so that they are aligned to what was asked for and to no more, wherever the resource has the
+    /// choice: code that relies on an alignment it did not ask for then fails at once. A block may take up to twice its
+    /// alignment more. Costs nothing where it is off.
+    bool exact_alignment = false;
 
     friend constexpr bool operator==(const policy&, const policy&) = default;
 };
@@ -82,9 +86,12 @@ inline constexpr unsigned max_frames = 64;
 /// Everything on, at a cost that a test run does not notice.
 inline constexpr policy default_policy{};
 
-/// Everything on, deeper traces, dead units trapped at once, write-protected records.
-inline constexpr policy thorough_policy{
-    .alloc_frames = 24, .free_frames = 24, .dead = dead_unit::trap_at_once, .protect_metadata = true};
+/// Everything on, deeper traces, dead units trapped at once, write-protected records, no alignment by chance.
+inline constexpr policy thorough_policy{.alloc_frames = 24,
+                                        .free_frames = 24,
+                                        .dead = dead_unit::trap_at_once,
+                                        .protect_metadata = true,
+                                        .exact_alignment = true};
 
 /// Checks without traces, canaries or fills.
 inline constexpr policy fast_policy{.alloc_frames = 0, .free_frames = 0, .guard_bytes = 0, .fill = false};
@@ -101,8 +108,8 @@ inline constexpr policy release_policy{.alloc_frames = 0,
 /// True if \p p can be used: frame counts within `max_frames`, and nothing that needs checks asked for without them.
 [[nodiscard]] constexpr bool is_valid(const policy& p) noexcept {
     const bool within = p.alloc_frames <= max_frames && p.free_frames <= max_frames && p.guard_bytes <= 4096;
-    const bool plain =
-        p.alloc_frames == 0 && p.free_frames == 0 && p.guard_bytes == 0 && !p.fill && !p.protect_metadata;
+    const bool plain = p.alloc_frames == 0 && p.free_frames == 0 && p.guard_bytes == 0 && !p.fill &&
+                       !p.protect_metadata && !p.exact_alignment;
     return within && (p.checks || plain);
 }
 
