@@ -168,6 +168,20 @@ void write_text(const report& r, const text_options& options, text_sink sink, vo
 /// Effects: writes \p r as one line of JSON, ended by a newline. Thread safety: any thread.
 void write_json(const report& r, text_sink sink, void* context) noexcept;
 
+namespace detail {
+
+/// A descriptor, and which file it was open to at construction: its number may be used again for another one.
+struct output_target {
+    explicit output_target(int d) noexcept;
+
+    int descriptor;
+    std::uint64_t device = 0;
+    std::uint64_t inode = 0;
+    bool known = false;
+};
+
+}  // namespace detail
+
 /// Prints text to a file descriptor; aborts on errors, carries on after leaks (see the options).
 class text_handler final : public report_handler {
 public:
@@ -185,6 +199,7 @@ public:
 
 private:
     options options_;
+    detail::output_target to_;
 };
 
 /// Writes each report as one line of JSON to a file descriptor, with one `write` a report. By default carries on.
@@ -194,7 +209,7 @@ public:
     action handle(const report& r) noexcept override;
 
 private:
-    int descriptor_;
+    detail::output_target to_;
     action after_error_;
 };
 

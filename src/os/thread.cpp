@@ -6,7 +6,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdlib>
 #include <mutex>
 
@@ -112,25 +111,6 @@ void sleep_ms(int ms) noexcept {
 
 void abort_process() noexcept {
     std::abort();
-}
-
-bool write_all(int descriptor, const char* text, std::uint64_t bytes) noexcept {
-    while (bytes != 0) {
-        const ssize_t n = ::write(descriptor, text, bytes);
-        if (n < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            return false;
-        }
-        text += n;
-        bytes -= static_cast<std::uint64_t>(n);
-    }
-    return true;
-}
-
-bool is_terminal(int descriptor) noexcept {
-    return ::isatty(descriptor) == 1;
 }
 
 }  // namespace pmr_debug::os

@@ -52,10 +52,4 @@ void sleep_ms(int ms) noexcept;
 /// Ends the process the way std::abort does.
 [[noreturn]] void abort_process() noexcept;
 
-/// Writes all of it, going on after interruptions. Returns: false if the system refuses.
-bool write_all(int descriptor, const char* text, std::uint64_t bytes) noexcept;
-
-/// True if \p descriptor is a terminal.
-[[nodiscard]] bool is_terminal(int descriptor) noexcept;
-
 }  // namespace pmr_debug::os

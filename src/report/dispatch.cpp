@@ -1,5 +1,6 @@
 #include "report/dispatch.hpp"
 
+#include "os/output.hpp"
 #include "os/thread.hpp"
 #include "report/wording.hpp"
 #include "report/writer.hpp"

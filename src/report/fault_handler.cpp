@@ -2,6 +2,7 @@
 
 #include "metadata/registry.hpp"
 #include "os/fault_signals.hpp"
+#include "os/output.hpp"
 #include "os/stack_bounds.hpp"
 #include "os/thread.hpp"
 #include "report/comparison.hpp"

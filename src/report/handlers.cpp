@@ -1,4 +1,4 @@
-#include "os/thread.hpp"
+#include "os/output.hpp"
 #include "report/json.hpp"
 #include "report/owned_lock.hpp"
 #include "report/text.hpp"
@@ -6,8 +6,11 @@
 #include <pmr_debug/report.hpp>
 
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <new>
 #include <string_view>
 
@@ -22,15 +25,38 @@ constexpr int standard_error = 2;
 constinit detail::owned_lock output_lock;
 constinit char output_buffer[std::size_t{1} << 18]{};
 
+// Descriptors whose last line was cut, as a disk was full, a bit each. Numbers from 1024 share bits.
+constinit std::atomic<std::uint64_t> cut_lines[16]{};
+
+class cut_line {
+public:
+    explicit cut_line(int descriptor) noexcept
+        : word_(cut_lines[static_cast<unsigned>(descriptor) / 64 % std::size(cut_lines)]),
+          bit_(std::uint64_t{1} << (static_cast<unsigned>(descriptor) % 64)) {}
+    [[nodiscard]] bool get() const noexcept { return (word_.load(std::memory_order_relaxed) & bit_) != 0; }
+    void set(bool cut) noexcept {
+        if (cut) {
+            word_.fetch_or(bit_, std::memory_order_relaxed);
+        } else if (get()) {
+            word_.fetch_and(~bit_, std::memory_order_relaxed);
+        }
+    }
+
+private:
+    std::atomic<std::uint64_t>& word_;
+    std::uint64_t bit_;
+};
+
 // A sink to a descriptor; to standard error from the first refusal on, because a finding must not vanish.
 class descriptor_output {
 public:
-    explicit descriptor_output(int descriptor, bool buffered) noexcept : descriptor_(descriptor), buffered_(buffered) {}
+    descriptor_output(const detail::output_target& to, bool buffered) noexcept
+        : descriptor_(to.descriptor), opened_(opened(to)), buffered_(buffered) {}
 
     static void sink(std::string_view text, void* context) noexcept {
         auto& self = *static_cast<descriptor_output*>(context);
         if (!self.buffered_) {
-            self.write(text.data(), text.size());
+            self.write(text);
             return;
         }
         if (text.size() > sizeof output_buffer - self.used_) {
@@ -42,28 +68,58 @@ public:
     }
 
     void flush() noexcept {
-        write(output_buffer, used_);
-        used_ = 0;
+        write({output_buffer + room_for_newline, used_ - room_for_newline});
+        used_ = room_for_newline;
     }
 
 private:
-    void write(const char* text, std::size_t bytes) noexcept {
-        if (!os::write_all(descriptor_, text, bytes) && descriptor_ != standard_error) {
+    static constexpr std::size_t room_for_newline = 1;
+
+    static os::open_file opened(const detail::output_target& to) noexcept {
+        return {.device = to.device, .inode = to.inode, .known = to.known};
+    }
+
+    // A line that could not be completed is ended first, so that those that follow can be read, whatever it was.
+    void write(std::string_view text) noexcept {
+        if (text.empty()) {
+            return;
+        }
+        cut_line cut(descriptor_);
+        const bool newline_first = first_ && cut.get();
+        first_ = false;
+        if (newline_first && buffered_) {
+            output_buffer[0] = '\n';
+            text = {output_buffer, text.size() + 1};
+        } else if (newline_first) {
+            put("\n");
+        }
+        if (!put(text) && descriptor_ != standard_error) {
             descriptor_ = standard_error;
-            os::write_all(descriptor_, text, bytes);
+            put(newline_first && buffered_ ? text.substr(1) : text);
         }
     }
 
+    bool put(std::string_view text) noexcept {
+        std::uint64_t written = 0;
+        const bool all = os::write_all(descriptor_, text.data(), text.size(), opened_, &written);
+        if (written != 0) {
+            cut_line(descriptor_).set(text[written - 1] != '\n');
+        }
+        return all;
+    }
+
     int descriptor_;
+    os::open_file opened_;
     bool buffered_;
-    std::size_t used_ = 0;
+    bool first_ = true;
+    std::size_t used_ = room_for_newline;
 };
 
-// Calls \p print with a sink to \p descriptor, as one piece of output if it can be had.
+// Calls \p print with a sink to \p to, as one piece of output if it can be had.
 template <class Print>
-void output(int descriptor, const Print& print) noexcept {
+void output(const detail::output_target& to, const Print& print) noexcept {
     const detail::owned_guard hold(output_lock);
-    descriptor_output out(descriptor, hold.has_lock());
+    descriptor_output out(to, hold.has_lock());
     print(hold.has_lock() ? detail::symbols::resolved : detail::symbols::raw, &descriptor_output::sink, &out);
     if (hold.has_lock()) {
         out.flush();
@@ -95,26 +151,32 @@ report_handler& shipped_handler() noexcept {
 
 report_handler::~report_handler() = default;
 
+detail::output_target::output_target(int d) noexcept : descriptor(d) {
+    const os::open_file file = os::file_behind(d);
+    device = file.device;
+    inode = file.inode;
+    known = file.known;
+}
+
 text_handler::text_handler() noexcept : text_handler(options{}) {}
 
-text_handler::text_handler(const options& o) noexcept : options_(o) {}
+text_handler::text_handler(const options& o) noexcept : options_(o), to_(o.descriptor) {}
 
 action text_handler::handle(const report& r) noexcept {
     const text_options how{.colour = wants_colour(options_.colour, options_.descriptor),
                            .max_leak_groups = options_.max_leak_groups,
                            .max_frames = options_.max_frames};
-    output(options_.descriptor, [&](detail::symbols symbols, text_sink sink, void* context) {
+    output(to_, [&](detail::symbols symbols, text_sink sink, void* context) {
         detail::write_text(r, how, symbols, sink, context);
     });
     const bool end = is_leak(r.kind) ? options_.abort_on_leak : options_.abort_on_error;
     return end ? action::abort : action::carry_on;
 }
 
-json_handler::json_handler(int descriptor, action after_error) noexcept
-    : descriptor_(descriptor), after_error_(after_error) {}
+json_handler::json_handler(int descriptor, action after_error) noexcept : to_(descriptor), after_error_(after_error) {}
 
 action json_handler::handle(const report& r) noexcept {
-    output(descriptor_, [&](detail::symbols symbols, text_sink sink, void* context) {
+    output(to_, [&](detail::symbols symbols, text_sink sink, void* context) {
         detail::write_json(r, symbols, sink, context);
     });
     return is_leak(r.kind) ? action::carry_on : after_error_;

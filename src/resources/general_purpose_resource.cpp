@@ -1,6 +1,7 @@
 #include <pmr_debug/general_purpose_resource.hpp>
 
 #include "os/other_tools.hpp"
+#include "os/output.hpp"
 #include "report/comparison.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/chain_check.hpp"

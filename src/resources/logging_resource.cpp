@@ -1,5 +1,6 @@
 #include <pmr_debug/logging_resource.hpp>
 
+#include "os/output.hpp"
 #include "os/thread.hpp"
 #include "report/wording.hpp"
 #include "report/writer.hpp"
