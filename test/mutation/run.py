@@ -101,7 +101,7 @@ def compile_all(jobs, targets):
 def configure():
     run(["cmake", "-S", str(tree), "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Debug",
          "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1", "-DBUILD_SHARED_LIBS=ON", "-DCMAKE_LINK_DEPENDS_NO_SHARED=ON", "-DPMR_DEBUG_BUILD_TESTS=ON",
-         "-DPMR_DEBUG_TEST_PROGRAMS=ON"], 300)
+         "-DPMR_DEBUG_TEST_PROGRAMS=ON", "-DPMR_DEBUG_TEST_ALL_POLICIES=ON"], 300)
 
 
 def programs():

@@ -61,12 +61,7 @@ struct canary : ::testing::Test {
 template <class Resource>
 class canary_shape : public ::testing::Test {};
 
-#ifdef TEST_FEW_POLICIES
-using every_shape = ::testing::Types<
-    canary_resource, basic_canary_resource<pmr_debug::thorough_policy>, basic_canary_resource<pmr_debug::fast_policy>,
-    basic_canary_resource<pmr_debug::release_policy>, basic_canary_resource<with_threads(threading::single_checked)>,
-    basic_canary_resource<policy{.alloc_frames = 0, .free_frames = 0, .freed = pmr_debug::reuse::immediate}>>;
-#else
+#ifdef TEST_ALL_POLICIES
 using every_shape = ::testing::Types<
     canary_resource, basic_canary_resource<pmr_debug::thorough_policy>, basic_canary_resource<pmr_debug::fast_policy>,
     basic_canary_resource<pmr_debug::release_policy>, basic_canary_resource<with_threads(threading::unchecked)>,
@@ -81,6 +76,11 @@ using every_shape = ::testing::Types<
                                  .checks = false,
                                  .guard_bytes = 0,
                                  .fill = false}>>;
+#else
+using every_shape = ::testing::Types<
+    canary_resource, basic_canary_resource<pmr_debug::fast_policy>, basic_canary_resource<pmr_debug::release_policy>,
+    basic_canary_resource<with_threads(threading::single_checked)>,
+    basic_canary_resource<policy{.alloc_frames = 0, .free_frames = 0, .freed = pmr_debug::reuse::immediate}>>;
 #endif
 TYPED_TEST_SUITE(canary_shape, every_shape);
 

@@ -347,6 +347,7 @@ TEST(fence_describe, retired_memory_whose_records_are_gone) {
 template <class Resource>
 class fence_silent : public ::testing::Test {};
 
+#ifdef TEST_ALL_POLICIES
 using every_shape = ::testing::Types<
     end_of_page_resource, basic_end_of_page_resource<pmr_debug::thorough_policy>,
     basic_end_of_page_resource<pmr_debug::fast_policy>, basic_end_of_page_resource<pmr_debug::release_policy>,
@@ -360,6 +361,12 @@ using every_shape = ::testing::Types<
                                       .checks = false,
                                       .guard_bytes = 0,
                                       .fill = false}>>;
+#else
+using every_shape =
+    ::testing::Types<end_of_page_resource, basic_end_of_page_resource<pmr_debug::thorough_policy>,
+                     basic_end_of_page_resource<pmr_debug::release_policy>, basic_end_of_page_resource<single>,
+                     basic_end_of_page_resource<keeping>>;
+#endif
 TYPED_TEST_SUITE(fence_silent, every_shape);
 
 TYPED_TEST(fence_silent, containers_run_without_a_report) {

@@ -22,9 +22,15 @@ namespace os = pmr_debug::os;
 // The thread's unit of a class is full, dead, and forgotten before the thread comes back for more.
 template <class Policy>
 struct general_purpose_forgotten : ::testing::Test {};
+#ifdef TEST_ALL_POLICIES
 using forgetting_policies =
     ::testing::Types<with<pmr_debug::default_policy>, with<pmr_debug::thorough_policy>, with<pmr_debug::fast_policy>,
                      with<unchecked_policy>, with<single_policy>, with<quarantined_policy>, with<keeping_policy>>;
+#else
+using forgetting_policies =
+    ::testing::Types<with<pmr_debug::default_policy>, with<pmr_debug::thorough_policy>, with<single_policy>,
+                     with<quarantined_policy>, with<keeping_policy>>;
+#endif
 TYPED_TEST_SUITE(general_purpose_forgotten, forgetting_policies);
 
 TYPED_TEST(general_purpose_forgotten, a_unit_is_not_drawn_from_any_more) {

@@ -29,9 +29,14 @@ struct guard_tier_scope {
 
 template <class Policy>
 struct general_purpose_reuse : heap_test<Policy> {};
+#ifdef TEST_ALL_POLICIES
 using never_policies = ::testing::Types<with<pmr_debug::default_policy>, with<pmr_debug::thorough_policy>,
                                         with<pmr_debug::fast_policy>, with<unchecked_policy>, with<single_policy>,
                                         with<traces_policy>, with<canary_policy>, with<keeping_policy>>;
+#else
+using never_policies = ::testing::Types<with<pmr_debug::default_policy>, with<pmr_debug::thorough_policy>,
+                                        with<pmr_debug::fast_policy>, with<single_policy>, with<keeping_policy>>;
+#endif
 TYPED_TEST_SUITE(general_purpose_reuse, never_policies);
 
 TYPED_TEST(general_purpose_reuse, no_address_is_handed_out_twice_in_100_000_operations) {

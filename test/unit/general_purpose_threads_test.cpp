@@ -86,9 +86,15 @@ void work(std::pmr::memory_resource& heap, exchange& others, std::uint64_t seed,
 
 template <class Policy>
 struct general_purpose_threads : heap_test<Policy> {};
+#ifdef TEST_ALL_POLICIES
 using shared_policies =
     ::testing::Types<with<pmr_debug::default_policy>, with<pmr_debug::fast_policy>, with<pmr_debug::release_policy>,
                      with<immediate_policy>, with<quarantined_policy>, with<canary_policy>, with<keeping_policy>>;
+#else
+using shared_policies =
+    ::testing::Types<with<pmr_debug::default_policy>, with<pmr_debug::fast_policy>, with<pmr_debug::release_policy>,
+                     with<quarantined_policy>, with<keeping_policy>>;
+#endif
 TYPED_TEST_SUITE(general_purpose_threads, shared_policies);
 
 TYPED_TEST(general_purpose_threads, blocks_passed_between_threads_and_between_resources) {

@@ -93,14 +93,7 @@ struct temp : ::testing::Test {
 template <class Resource>
 class temp_shape : public ::testing::Test {};
 
-#ifdef TEST_FEW_POLICIES
-using every_shape =
-    ::testing::Types<temp_resource<>, temp_resource<64, pmr_debug::default_policy>,
-                     temp_resource<0, pmr_debug::thorough_policy>, temp_resource<0, pmr_debug::fast_policy>,
-                     temp_resource<0, pmr_debug::release_policy>,
-                     temp_resource<0, policy{.threads = threading::single_checked, .guard_bytes = 0, .fill = false}>,
-                     temp_resource<256, counts_only(threading::unchecked)>>;
-#else
+#ifdef TEST_ALL_POLICIES
 using every_shape = ::testing::Types<
     temp_resource<>, temp_resource<4096>, temp_resource<0, policy{.threads = threading::unchecked}>,
     temp_resource<64, pmr_debug::default_policy>, temp_resource<0, pmr_debug::thorough_policy>,
@@ -122,6 +115,12 @@ using every_shape = ::testing::Types<
                                .fill = false,
                                .freed = pmr_debug::reuse::immediate},
                         512>>;
+#else
+using every_shape =
+    ::testing::Types<temp_resource<64, pmr_debug::default_policy>, temp_resource<0, pmr_debug::thorough_policy>,
+                     temp_resource<0, pmr_debug::release_policy>,
+                     temp_resource<0, policy{.threads = threading::single_checked, .guard_bytes = 0, .fill = false}>,
+                     temp_resource<256, counts_only(threading::unchecked)>>;
 #endif
 TYPED_TEST_SUITE(temp_shape, every_shape);
 

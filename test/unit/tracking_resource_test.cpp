@@ -93,13 +93,7 @@ struct tracking : ::testing::Test {
 template <class Resource>
 class tracking_shape : public ::testing::Test {};
 
-#ifdef TEST_FEW_POLICIES
-using every_shape = ::testing::Types<
-    basic_tracking_resource<with_traces(threading::synchronized)>,
-    basic_tracking_resource<without_traces(threading::single_checked)>,
-    basic_tracking_resource<counts_only(threading::unchecked)>, basic_tracking_resource<pmr_debug::thorough_policy>,
-    basic_tracking_resource<pmr_debug::fast_policy>, basic_tracking_resource<pmr_debug::release_policy>>;
-#else
+#ifdef TEST_ALL_POLICIES
 using every_shape = ::testing::Types<
     basic_tracking_resource<with_traces(threading::unchecked)>,
     basic_tracking_resource<with_traces(threading::single_checked)>,
@@ -113,6 +107,12 @@ using every_shape = ::testing::Types<
     basic_tracking_resource<pmr_debug::fast_policy>, basic_tracking_resource<pmr_debug::release_policy>,
     // A policy that ships with nobody.
     basic_tracking_resource<policy{.threads = threading::single_checked, .alloc_frames = 3, .free_frames = 0}>>;
+#else
+using every_shape = ::testing::Types<
+    basic_tracking_resource<with_traces(threading::synchronized)>,
+    basic_tracking_resource<without_traces(threading::single_checked)>,
+    basic_tracking_resource<counts_only(threading::unchecked)>, basic_tracking_resource<pmr_debug::thorough_policy>,
+    basic_tracking_resource<pmr_debug::release_policy>>;
 #endif
 TYPED_TEST_SUITE(tracking_shape, every_shape);
 

@@ -57,15 +57,7 @@ struct with {
     using resource = pmr_debug::basic_general_purpose_resource<P>;
 };
 
-#ifdef TEST_FEW_POLICIES
-// Where compiling takes long: what ships, and of the others each rule once. The conformance suite runs under all.
-using checking_policies =
-    ::testing::Types<with<pmr_debug::default_policy>, with<pmr_debug::thorough_policy>, with<pmr_debug::fast_policy>,
-                     with<immediate_single_policy>, with<quarantined_policy>>;
-using all_policies =
-    ::testing::Types<with<pmr_debug::default_policy>, with<pmr_debug::thorough_policy>, with<pmr_debug::fast_policy>,
-                     with<pmr_debug::release_policy>, with<immediate_single_policy>, with<quarantined_policy>>;
-#else
+#ifdef TEST_ALL_POLICIES
 /// Everything that checks.
 using checking_policies =
     ::testing::Types<with<pmr_debug::default_policy>, with<pmr_debug::thorough_policy>, with<pmr_debug::fast_policy>,
@@ -78,6 +70,15 @@ using all_policies = ::testing::Types<with<pmr_debug::default_policy>, with<pmr_
                                       with<unchecked_policy>, with<single_policy>, with<immediate_policy>,
                                       with<immediate_single_policy>, with<quarantined_policy>, with<canary_policy>,
                                       with<fill_policy>, with<traces_policy>, with<short_policy>, with<keeping_policy>>;
+#else
+// The five that differ most: each mode of reuse, guards and traces on and off, checks on and off, with and without a
+// check of the thread. The full product is ./cmake/dev nightly's; the conformance suite always runs under all.
+using checking_policies =
+    ::testing::Types<with<pmr_debug::default_policy>, with<pmr_debug::thorough_policy>, with<pmr_debug::fast_policy>,
+                     with<immediate_single_policy>, with<quarantined_policy>>;
+using all_policies =
+    ::testing::Types<with<pmr_debug::default_policy>, with<pmr_debug::thorough_policy>, with<pmr_debug::release_policy>,
+                     with<immediate_single_policy>, with<quarantined_policy>>;
 #endif
 
 /// A resource over a page_resource of its own.
