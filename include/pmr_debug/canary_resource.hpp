@@ -154,7 +154,8 @@ protected:
 };
 
 /// A canary resource under a policy. The upstream is asked for each block with room for two guards of at least
-/// `guard_bytes`, at the alignment of the request; the bytes that alignment adds are guard, too. All records are out of
+/// `guard_bytes`, at the alignment of the request (twice that, and as many bytes more, under `exact_alignment`); the
+/// bytes that alignment adds are guard, too. All records are out of
 /// line, so what runs over a guard meets no record.
 ///
 /// Guards are verified on deallocation, by check(), and at destruction. A freed block waits in quarantine unless

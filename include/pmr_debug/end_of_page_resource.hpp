@@ -153,9 +153,13 @@ protected:
 /// Faults: the first byte behind a block (before it, with placement::after_guard), less the bytes up to the alignment,
 /// which are canaries; any byte of a zero-size block; freed blocks: at once under dead_unit::trap_at_once, when their
 /// strip is dead or `quarantine_bytes` are exceeded under dead_unit::trap, never under dead_unit::keep.
-/// Canaries are verified on free, by check() and at destruction; waiting freed bytes before they are trapped.
+/// Canaries are verified on free, by check() and at destruction; waiting freed bytes, and the canaries around them,
+/// before they are trapped. `fill` writes 0xAA into fresh blocks: all of those up to a page, the first and the last
+/// 1024 bytes of larger ones.
 /// With `checks` off blocks are guarded and nothing is reported. The policy's `guard_bytes` turns canaries on or off,
-/// `fill` the fills; `protect_metadata` does not apply.
+/// `fill` the fills; `protect_metadata` does not apply. `exact_alignment` moves a block away from its guard page by up
+/// to its alignment, where that page would align it to more; the bytes between are canaries. It does not apply with
+/// placement::after_guard, where each block begins a page.
 ///
 /// `freed`: under reuse::quarantined a freed block of at most a page waits, filled, until `quarantine_bytes` wait; then
 /// it is verified and its slot, guard and serial number are used again. Under reuse::immediate that is at once. Such

@@ -210,7 +210,8 @@ public:
     [[nodiscard]] error_counts errors() const noexcept;
     /// True if no error of any kind was reported so far.
     [[nodiscard]] bool ok() const noexcept;
-    /// Effects: verifies every guard and every freed byte, reports damage, and repairs it, so that it is reported once.
+    /// Effects: verifies every guard, every freed byte, and what was never handed out and is filled; reports damage,
+    ///   and repairs it, so that it is reported once.
     /// Returns: how many damaged places were found.
     std::size_t check() noexcept;
     /// Effects: reports blocks live now, grouped by call path, as error_kind::leak. Returns: how many; 0 with checks
@@ -244,6 +245,10 @@ private:
 /// What overflows the buffer is decided as if there were no guards, so that a program overflows under every policy or
 /// under none; what guards need beyond the buffer comes from pages of the arena's own. An overflow is reported once
 /// until the next release or rewind behind it, with the bytes that one buffer would have had to hold so far.
+///
+/// With `fill`, memory that was not handed out yet is 0xDD: at first 64 KiB of a buffer or chunk, then at least 16 KiB
+/// behind the cursor. A write there is told as overrun, with the block before it as the nearest one: by release(),
+/// check(), the end, before the bytes are handed out, when a chunk goes back; by a rewind for the next 4 KiB.
 ///
 /// Blocks freed one by one are not used again before a rewind or release; with checks off and `reuse::immediate` the
 /// last one is. `dead` and `protect_metadata` do not apply: chunks are the upstream's.

@@ -129,8 +129,8 @@ protected:
 };
 
 /// A tracking resource under a policy. With `checks` off only counters are kept, nothing is reported, and limits refuse
-/// in silence; with frames 0 the live set has no traces. Fills, canaries, reuse and write protection do not apply: the
-/// memory is the upstream's.
+/// in silence; with frames 0 the live set has no traces. Fills, canaries, reuse, write protection and exact_alignment do
+/// not apply: the memory is the upstream's, and so is where in it a block lies.
 ///
 /// A block is recorded after the upstream gave it and forgotten before the upstream gets it back. A double, invalid,
 /// interior, null or wrong-resource free never reaches the upstream; after a size or alignment mismatch the upstream

@@ -54,6 +54,17 @@ bool add_former_owner(report& r, const void* nearest) noexcept {
     return true;
 }
 
+resource_ref other_owner(const void* p, std::size_t bytes, std::size_t alignment, const metadata::resource_record* self,
+                         metadata::owned_block& theirs) noexcept {
+    resource_ref owner = metadata::find_owner(p, self, metadata::below::stop, &theirs);
+    if (owner.id == 0) {
+        owner = metadata::find_owner(p, self, metadata::below::ask, &theirs);
+        const bool as_given = owner.alive && theirs.block.size == bytes && theirs.block.alignment == alignment;
+        owner = as_given ? owner : resource_ref{};
+    }
+    return owner;
+}
+
 void block_reporter::request(error_kind kind, const void* p, std::size_t bytes, std::size_t alignment) const noexcept {
     report r = call_report(self, kind, p, bytes, alignment);
     raise(errors, r);
@@ -119,7 +130,7 @@ bool block_reporter::is_anothers(const void* p, std::size_t bytes, std::size_t a
         return false;
     }
     metadata::owned_block theirs;
-    const resource_ref owner = metadata::find_owner(p, self, metadata::below::stop, &theirs);
+    const resource_ref owner = other_owner(p, bytes, alignment, self, theirs);
     if (owner.id == 0) {
         return false;
     }

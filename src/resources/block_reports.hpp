@@ -23,6 +23,13 @@ namespace pmr_debug::detail {
 /// Returns: whether it says so.
 bool add_former_owner(report& r, const void* nearest) noexcept;
 
+/// Who else has a live block that starts where one of \p self does: the first of an arena's chunk, or buffer. Asked if
+/// the caller names another size or alignment than that of ours.
+/// Returns: the resource that stands on \p self and has a block at \p p, or another one whose block is as given; id 0:
+/// nobody. \p theirs: the block.
+[[nodiscard]] resource_ref other_owner(const void* p, std::size_t bytes, std::size_t alignment,
+                                       const metadata::resource_record* self, metadata::owned_block& theirs) noexcept;
+
 /// Who reports. \p self may be null (a resource that could not be registered).
 struct block_reporter {
     error_tally& errors;
@@ -44,9 +51,8 @@ struct block_reporter {
     void bad_pointer(metadata::block_table::outcome why, const void* p, const metadata::block_entry& found,
                      std::size_t bytes, std::size_t alignment) const noexcept;
 
-    /// Effects: if a live block of ours starts at \p p, of another size or alignment, and so does a block of a resource
-    ///   that stands on us (the first of an arena's chunk), raises wrong_resource. Returns: true if so; ours is to
-    ///   stay then.
+    /// Effects: if a live block of ours starts at \p p, of another size or alignment, and so does another's (see
+    ///   other_owner), raises wrong_resource. Returns: true if so; ours is to stay then.
     [[nodiscard]] bool is_anothers(const void* p, std::size_t bytes, std::size_t alignment) const noexcept;
 
     /// Effects: raises size_mismatch and alignment_mismatch as they apply.

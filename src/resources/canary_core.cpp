@@ -77,6 +77,8 @@ canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary
     core->alloc_frames = p.alloc_frames;
     core->free_frames = p.free_frames;
     core->guard_bytes = core->shape.guards ? p.guard_bytes : 0;
+    core->exact = p.exact_alignment;
+    core->odd = core->exact || core->guard_bytes == 0;
     core->guard = canary_pattern::guard(key_of(o.fill_seed, 1));
     if (o.fill_seed == 0) {
         core->fresh = canary_pattern::constant(fresh_byte);
@@ -121,6 +123,22 @@ void canary_core::destroy() noexcept {
     metadata::process_arena()->free(this, sizeof(canary_core));
 }
 
+canary_layout canary_core::odd_layout(std::size_t bytes, std::size_t alignment) const noexcept {
+    canary_layout at;
+    at.alignment = exact ? 2 * alignment : alignment;
+    if (guard_bytes == 0) {
+        at.front = exact ? alignment : 0;
+        at.total = at.front + (bytes != 0 ? bytes : 1);
+        return at;
+    }
+    at.front = (guard_bytes + alignment - 1) & ~(alignment - 1);
+    at.front |= exact ? alignment : 0;  // an odd multiple, from where the upstream's is an even one
+    const std::size_t behind = at.front + bytes;
+    at.back = guard_bytes + ((8 - (behind & 7U)) & 7U);
+    at.total = behind + at.back;
+    return at;
+}
+
 // ---- allocate ------------------------------------------------------------------------------------------------------
 
 void canary_core::refuse_request(std::size_t bytes, std::size_t alignment) {
@@ -150,11 +168,12 @@ void* canary_core::ask_again(std::size_t bytes, std::size_t alignment) {
 void canary_core::refuse_memory(void* base, const canary_layout& at, std::size_t bytes, std::size_t alignment) {
     usage.fail();
     if (shape.checks) {
-        reports().request(base == nullptr ? error_kind::upstream_null : error_kind::upstream_misaligned, base, bytes,
-                          alignment);
+        const bool none = base == nullptr;
+        reports().request(none ? error_kind::upstream_null : error_kind::upstream_misaligned, base, bytes,
+                          none ? alignment : at.alignment);
     }
     if (base != nullptr) {
-        upstream->deallocate(base, at.total, alignment);
+        upstream->deallocate(base, at.total, at.alignment);
     }
     throw std::bad_alloc();
 }
@@ -168,7 +187,7 @@ void canary_core::refuse_record(table_outcome why, std::byte* p, const canary_la
         blocks.find(p, existing);
         reports().block(error_kind::upstream_overlap, p, existing, bytes, alignment);
     } else {
-        upstream->deallocate(p - at.front, at.total, alignment);
+        upstream->deallocate(p - at.front, at.total, at.alignment);
     }
     throw std::bad_alloc();
 }
@@ -236,7 +255,7 @@ bool canary_core::release(const retired_block& b) noexcept {
 void canary_core::give_back(const retired_block& b) noexcept {
     const canary_layout at = layout(b.block.size, b.block.alignment);
     let_go(at.total);
-    upstream->deallocate(start(b.block) - at.front, at.total, b.block.alignment);
+    upstream->deallocate(start(b.block) - at.front, at.total, at.alignment);
 }
 
 void canary_core::drain() noexcept {

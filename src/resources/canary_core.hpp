@@ -25,9 +25,10 @@ namespace pmr_debug::detail {
 
 /// How a block lies in what the upstream gave.
 struct canary_layout {
-    std::size_t front = 0;  ///< bytes before the block
-    std::size_t back = 0;   ///< bytes behind it
-    std::size_t total = 0;  ///< what the upstream is asked for; at least 1, so that each block has an address
+    std::size_t front = 0;      ///< bytes before the block
+    std::size_t back = 0;       ///< bytes behind it
+    std::size_t total = 0;      ///< what the upstream is asked for; at least 1, so that each block has an address
+    std::size_t alignment = 1;  ///< what the upstream is asked for
 };
 
 struct canary_core {
@@ -37,6 +38,8 @@ struct canary_core {
     unsigned alloc_frames = 0;
     unsigned free_frames = 0;
     std::size_t guard_bytes = 0;
+    bool exact = false;  ///< blocks are aligned to no more than was asked for
+    bool odd = false;    ///< exact, or without guards: not the common layout
     bool audit_winked_out = false;
     bool watched = false;  ///< Memcheck or AddressSanitizer is at work, see canary_tools.cpp
     canary_pattern guard;
@@ -57,12 +60,12 @@ struct canary_core {
 
     /// Preconditions: guard_bytes, size and alignment add up, see is_possible().
     [[nodiscard]] canary_layout layout(std::size_t bytes, std::size_t alignment) const noexcept {
-        if (guard_bytes == 0) {
-            return {.total = bytes != 0 ? bytes : 1};
+        if (odd) [[unlikely]] {
+            return odd_layout(bytes, alignment);
         }
         const std::size_t front = (guard_bytes + alignment - 1) & ~(alignment - 1);
         const std::size_t back = guard_bytes + ((8 - (bytes & 7U)) & 7U);
-        return {.front = front, .back = back, .total = front + bytes + back};
+        return {.front = front, .back = back, .total = front + bytes + back, .alignment = alignment};
     }
 
     /// True if the request is one that layout() can answer without overflow, and that the quarantine may be given up
@@ -72,8 +75,9 @@ struct canary_core {
         if ((alignment & (alignment - 1)) != 0 || alignment == 0 || bytes > most || alignment > most - bytes) {
             return false;
         }
-        // The front is below guard_bytes + alignment, the back below guard_bytes + 8.
-        return 2 * guard_bytes + 8 <= most - bytes - alignment;
+        // The front is below guard_bytes + alignment, or twice that if exact; the back below guard_bytes + 8.
+        const std::size_t more = exact ? alignment : 0;
+        return more <= most - bytes - alignment && 2 * guard_bytes + 8 <= most - bytes - alignment - more;
     }
 
     void hold(std::size_t bytes) noexcept { add_to_held(bytes); }
@@ -123,6 +127,7 @@ struct canary_core {
     void open_guards(const metadata::block_entry& e) const noexcept;
 
 private:
+    [[nodiscard]] canary_layout odd_layout(std::size_t bytes, std::size_t alignment) const noexcept;
     void add_to_held(std::size_t bytes) noexcept {
         if (os::single_threaded()) {
             held.store(held.load(std::memory_order_relaxed) + bytes, std::memory_order_relaxed);

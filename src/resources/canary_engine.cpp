@@ -35,14 +35,15 @@ void* canary_engine<S>::allocate(canary_core* core, std::size_t bytes, std::size
     const canary_layout at = core->layout(bytes, alignment);
     void* base = nullptr;
     try {
-        base = ask_upstream(*core->upstream, at.total, alignment);
+        base = ask_upstream(*core->upstream, at.total, at.alignment);
     } catch (const std::bad_alloc&) {
-        base = core->ask_again(at.total, alignment);
+        base = core->ask_again(at.total, at.alignment);
     } catch (...) {
         core->usage.fail();
         throw;
     }
-    if (base == nullptr || (S.checks && (reinterpret_cast<std::uintptr_t>(base) & (alignment - 1)) != 0)) [[unlikely]] {
+    if (base == nullptr || (S.checks && (reinterpret_cast<std::uintptr_t>(base) & (at.alignment - 1)) != 0))
+        [[unlikely]] {
         core->refuse_memory(base, at, bytes, alignment);
     }
     std::byte* const p = static_cast<std::byte*>(base) + at.front;
@@ -79,7 +80,7 @@ void canary_engine<S>::deallocate(canary_core* core, void* p, std::size_t bytes,
         const canary_layout at = core->layout(bytes, alignment);
         core->usage.remove<locked>(bytes);
         core->let_go(at.total);
-        core->upstream->deallocate(p, at.total, alignment);
+        core->upstream->deallocate(p, at.total, at.alignment);
     } else {
         core->blocks.prefetch(p);  // while the trace is taken
         trace_id here = trace_id::none;
@@ -138,7 +139,7 @@ void canary_engine<S>::deallocate(canary_core* core, void* p, std::size_t bytes,
             core->retire(b);
         } else {
             core->let_go(at.total);
-            core->upstream->deallocate(block - at.front, at.total, b.block.alignment);
+            core->upstream->deallocate(block - at.front, at.total, at.alignment);
         }
     }
 }

@@ -156,6 +156,7 @@ struct fence_core {
     bool trapping = false;     ///< freed blocks are trapped at all
     bool limited = false;
     bool watched = false;          ///< Memcheck or AddressSanitizer is at work, see end_of_page_tools.cpp
+    bool exact = false;            ///< blocks are aligned to no more than was asked for
     bool reuses = false;           ///< slots of a page are used again, see waiting_list
     std::size_t most_waiting = 0;  ///< of those: so many wait at least
     std::pmr::memory_resource* upstream = nullptr;
@@ -223,6 +224,11 @@ struct geometry {
     return core.overrun_side ? geometry{slot, end - page, end - page} : geometry{slot + page, end, slot};
 }
 
+/// What a block of \p bytes at \p alignment may take of a slot's pages.
+[[nodiscard]] inline std::size_t extent(const fence_core& core, std::size_t bytes, std::size_t alignment) noexcept {
+    return core.exact && bytes != 0 && alignment < page ? os::round_up(bytes, alignment) + alignment : bytes;
+}
+
 /// The address of a block of \p size bytes in the slot: in its guard page, if \p size is 0.
 [[nodiscard]] inline std::uintptr_t address_in(const fence_core& core, const geometry& g, std::size_t size,
                                                unsigned alignment) noexcept {
@@ -230,7 +236,12 @@ struct geometry {
         return size == 0 ? g.guard : g.data;
     }
     const std::size_t most = std::size_t{1} << (alignment < 12 ? alignment : 12U);
-    return g.guard - os::round_up(size, most);
+    const std::uintptr_t at = g.guard - os::round_up(size, most);
+    if (core.exact) [[unlikely]] {
+        // From a page on the unit sees to it, see make_single; an empty block lies in the guard page.
+        return alignment >= 12 || size == 0 || (at & most) != 0 ? at : at - most;
+    }
+    return at;
 }
 
 [[nodiscard]] inline std::uintptr_t address_of(const fence_core& core, slot_ref s) noexcept {
@@ -283,10 +294,11 @@ struct canaries {
     return all_bytes(bytes, to - from, value);
 }
 
-/// True if the freed bytes of the slot are as filled, or not to be verified.
+/// True if the freed bytes of the slot, and the canaries around them, are as written, or not to be verified.
 [[nodiscard]] inline bool fill_intact(const fence_core& core, slot_ref s) noexcept {
-    const std::uintptr_t from = address_of(core, s);
-    return !core.rules.fill || all_seen(core, from, from + s.record().size, freed_byte);
+    const canaries c = canaries_of(core, s);
+    return (!core.rules.fill || all_seen(core, c.block, c.end, freed_byte)) &&
+           all_seen(core, c.front, c.block, canary_byte) && all_seen(core, c.end, c.back, canary_byte);
 }
 
 /// The unit that holds \p address, or null. Takes no lock.

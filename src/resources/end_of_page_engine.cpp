@@ -41,20 +41,23 @@ void reserve(fence_core& core, std::size_t bytes, std::size_t alignment) {
     }
 }
 
-/// Effects: writes the canaries around a fresh block, and fills it. What is larger than a page is not filled: that
-/// would take memory for pages that may never be touched.
+/// Of a block larger than a page so much is filled, at either end: more would take memory for pages that may never be
+/// touched.
+constexpr std::size_t filled_end = 1024;
+
+/// Effects: writes the canaries around a fresh block, and fills it.
 void dress(const fence_core& core, slot_ref s) noexcept {
     const fence::canaries c = fence::canaries_of(core, s);
-    const bool fill = core.rules.fill && c.end - c.block <= fence::page;
-    if (fill) {
+    if (core.rules.fill && c.end - c.block <= fence::page) [[likely]] {
         std::memset(bytes_at(c.front), fence::canary_byte, c.back - c.front);
         return;
     }
-    if (c.front != c.block) {
-        std::memset(bytes_at(c.front), fence::canary_byte, c.block - c.front);
+    const std::size_t within = core.rules.fill ? filled_end : 0;
+    if (const std::uintptr_t to = c.block + within; c.front != to) {
+        std::memset(bytes_at(c.front), fence::canary_byte, to - c.front);
     }
-    if (c.back != c.end) {
-        std::memset(bytes_at(c.end), fence::canary_byte, c.back - c.end);
+    if (const std::uintptr_t from = c.end - within; c.back != from) {
+        std::memset(bytes_at(from), fence::canary_byte, c.back - from);
     }
 }
 

@@ -192,12 +192,16 @@ unit* with_memory(fence_core& core, foreign_memory foreign, std::optional<upstre
 /// Effects: a unit for one block. Returns: null if there is no memory.
 unit* make_single(fence_core& core, std::size_t bytes, std::size_t alignment,
                   std::optional<upstream_fault>& fault) noexcept {
-    const std::size_t data = os::round_up(bytes, page);
+    const std::size_t data = os::round_up(extent(core, bytes, alignment), page);
+    const bool exact = core.exact && alignment >= page;
     const std::size_t wide = std::max(alignment, page);
     // The guard page behind, or room before the block for it; and a range's granules may have to be aligned.
     std::size_t need = data + (core.overrun_side ? page : wide);
     if (core.guarded_range()) {
         need += alignment > page ? alignment : 0;
+    }
+    need += exact ? alignment : 0;
+    if (core.guarded_range()) {
         need = os::round_up(need, granule);
     }
     if (core.guarded_range() && need > core.range_bytes) {
@@ -211,6 +215,7 @@ unit* make_single(fence_core& core, std::size_t bytes, std::size_t alignment,
         u->next = 1;
         u->unmovable.store(true, std::memory_order_relaxed);
         u->single_data = os::round_up(u->base + (core.overrun_side || data == 0 ? 0 : page), wide);
+        u->single_data |= exact ? alignment : 0;
         u->single_guard = data == 0           ? u->single_data
                           : core.overrun_side ? u->single_data + data
                                               : u->single_data - page;
@@ -340,7 +345,7 @@ slot_ref fresh_slot(fence_core& core, std::size_t slot, std::size_t bytes, std::
                     std::optional<upstream_fault>& fault) noexcept {
     const std::size_t largest = core.guarded_range() ? granule : smallest_slot;
     slot_ref s;
-    if (alignment > page || slot > largest) {
+    if (alignment > page || slot > largest || (core.exact && alignment == page)) {
         s.owner = make_single(core, bytes, alignment, fault);
         return s;
     }
@@ -389,9 +394,10 @@ os::guard_tier guard_slot(fence_core& core, slot_ref s) noexcept {
 
 template <bool Locked>
 slot_ref take_slot(fence_core& core, std::size_t bytes, std::size_t alignment) noexcept {
-    const std::size_t pages = bytes == 0 ? 1 : (bytes + page - 1) / page;
+    const std::size_t taken = extent(core, bytes, alignment);
+    const std::size_t pages = taken == 0 ? 1 : (taken + page - 1) / page;
     const std::size_t slot = std::bit_ceil((pages + 1) * page);
-    const bool reuses = core.reuses && slot == smallest_slot && alignment <= page;
+    const bool reuses = core.reuses && slot == smallest_slot && alignment <= page - (core.exact ? 1 : 0);
     slot_ref s = reuses ? use_again<Locked>(core, core.most_waiting) : slot_ref{};
     if (s.owner == nullptr) {
         std::optional<upstream_fault> fault;

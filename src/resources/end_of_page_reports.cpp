@@ -145,8 +145,12 @@ void report_canaries(fence_core& core, slot_ref s) noexcept {
 report note_written(fence_core& core, slot_ref s) noexcept {
     report r = report_of(core.self, error_kind::write_after_free);
     add_block(core, s, r);
-    const std::uintptr_t start = address_of(core, s);
-    note_damage(start, start + s.record().size, freed_byte, r);
+    const canaries c = canaries_of(core, s);
+    note_damage(c.front, c.block, canary_byte, r);
+    if (core.rules.fill) {
+        note_damage(c.block, c.end, freed_byte, r);
+    }
+    note_damage(c.end, c.back, canary_byte, r);
     s.record().state.store(slot_state::damaged, std::memory_order_release);
     s.owner->damaged.store(true, std::memory_order_relaxed);
     return r;

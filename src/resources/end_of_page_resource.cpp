@@ -40,6 +40,7 @@ fence_core* fence_core::make(std::pmr::memory_resource* upstream, const end_of_p
     core->limited = o.limit_bytes != 0 || o.limit_blocks != 0;
     core->watched = os::under_valgrind() || os::under_asan();
     core->overrun_side = o.where == placement::before_guard;
+    core->exact = p.exact_alignment && core->overrun_side;
     core->errors.handler.store(o.handler, std::memory_order_relaxed);
     // The registry knows the type, so no run-time type information is asked of users' resources.
     const metadata::resource_record* const below = upstream != nullptr ? metadata::find_resource(upstream) : nullptr;

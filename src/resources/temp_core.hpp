@@ -30,6 +30,12 @@ namespace pmr_debug::detail {
 inline constexpr unsigned char temp_fresh = 0xAA;
 inline constexpr unsigned char temp_guard = 0xBB;
 inline constexpr unsigned char temp_dead = 0xDD;
+/// What lies behind the cursor is filled, so that a write there is found: at least so many bytes, and then so many at a
+/// time. Not all of it, as a buffer may be address space that is never to be touched.
+inline constexpr std::size_t temp_least_ahead = std::size_t{1} << 14;
+inline constexpr std::size_t temp_ahead = std::size_t{1} << 16;
+/// What a rewind verifies of that.
+inline constexpr std::size_t temp_rewind_ahead = std::size_t{1} << 12;
 // Of births, deaths, and uses of a resource whose policy keeps no traces.
 inline constexpr unsigned temp_rare_frames = 16;
 
@@ -40,7 +46,8 @@ struct temp_chunk {
     std::size_t size = 0;
     std::size_t alignment = 0;
     std::uintptr_t next = 0;       // where the cursor stood when the arena went on to another chunk
-    std::uintptr_t high = 0;       // what lies between the cursor and this was used before, and is 0xDD if filled
+    std::uintptr_t used = 0;       // what lies behind was never handed out
+    std::uintptr_t high = 0;       // what lies between the cursor and this is 0xDD, if filled
     std::size_t first_record = 0;  // index of the first record of this chunk
     temp_chunk* older = nullptr;
     temp_source from = temp_source::given;
@@ -70,6 +77,7 @@ struct temp_damage {
     std::size_t bad_bytes = 0;
     std::uint8_t bad_value = 0;
     std::uint8_t expected = 0;
+    bool never_used = false;  // the bytes were never handed out; `block` lies before them
 };
 
 /// A request on its way.
@@ -94,6 +102,8 @@ struct temp_core {
     std::size_t guard = 0;
     bool fills = false;
     bool watched = false;  // Memcheck or AddressSanitizer is at work, see temp_tools.cpp
+    bool exact = false;    // blocks are aligned to no more than was asked for
+    bool special = false;  // watched or exact
     temp_options options;
     std::uintptr_t buffer = 0;
     std::size_t buffer_bytes = 0;               // 0: there is none
@@ -138,12 +148,17 @@ struct temp_core {
     /// The block that holds \p p, else the one that lies before it in its chunk, else null.
     [[nodiscard]] temp_record* find_near_held(std::uintptr_t p) noexcept;
     [[nodiscard]] const temp_record* find_past_held(std::uintptr_t p, bool exactly) const noexcept;
+    /// Effects: fills what was never handed out behind \p end, the cursor to be.
+    void fill_ahead_held(std::uintptr_t end) noexcept;
+    /// The highest of the past blocks in [from, to) that are remembered, or null.
+    [[nodiscard]] const temp_record* last_past_held(std::uintptr_t from, std::uintptr_t to) const noexcept;
     /// Effects: gets a chunk that \p r fits in. Throws: std::bad_alloc, and what the upstream throws.
     void grow(const temp_request& r, temp_source from);
     void mark_free_held(temp_record& r, trace_id here, std::uint32_t me) noexcept;
     [[nodiscard]] temp_position position_held() const noexcept;
     /// Effects: verifies and forgets everything behind \p to.
-    void unwind(const temp_position& to, trace_id here, std::uint32_t me) noexcept;
+    /// \p ahead: so much is verified behind the cursor, too.
+    void unwind(const temp_position& to, trace_id here, std::uint32_t me, std::size_t ahead) noexcept;
     /// Effects: verifies waiting chunks and gives them back, until no more than \p keep bytes wait. Returns: true if
     ///   there was one.
     bool drain(std::size_t keep) noexcept;
@@ -158,10 +173,13 @@ struct temp_core {
     /// For the registry: see describe_address_function.
     static bool describe_address(void* core, std::uintptr_t address, metadata::address_finding* out) noexcept;
     [[nodiscard]] bool spoilt_held(temp_record& r, temp_damage& out) const noexcept;
-    [[nodiscard]] bool stale_held(std::uintptr_t from, std::uintptr_t to, temp_damage& out) const noexcept;
+    /// Effects: looks for a write to dead memory, or to memory never handed out, in \p c, and repairs it.
+    [[nodiscard]] bool stale_held(const temp_chunk& c, std::uintptr_t from, std::uintptr_t to,
+                                  temp_damage& out) noexcept;
     std::size_t verify(std::size_t first_record) noexcept;
-    std::size_t verify_dead(std::uintptr_t from, std::uintptr_t to) noexcept;
-    std::size_t verify_unused() noexcept;
+    std::size_t verify_dead(const temp_chunk& c, std::uintptr_t from, std::uintptr_t to) noexcept;
+    /// Effects: verifies what lies behind the cursor, \p ahead bytes; SIZE_MAX: all of all chunks that is filled.
+    std::size_t verify_unused(std::size_t ahead) noexcept;
     void tell(const temp_damage& d) noexcept;
     /// Returns: how many blocks are live.
     std::size_t tell_live(std::size_t first_record, std::string_view hint,
@@ -182,8 +200,9 @@ struct temp_core {
     /// Effects: puts the block of \p r at the cursor, if it can. \p out: its address; \p bad: for `damaged`.
     template <temp_shape S>
     placed place_held(const temp_request& r, void*& out, temp_damage& bad) noexcept {
-        if (watched) [[unlikely]] {
-            return place_watched_held(r, out, bad, &temp_core::place_unwatched_held<S>);
+        if (special) [[unlikely]] {
+            const auto place = exact ? &temp_core::place_unwatched_held<S, true> : &temp_core::place_unwatched_held<S>;
+            return watched ? place_watched_held(r, out, bad, place) : (this->*place)(r, out, bad);
         }
         return place_unwatched_held<S>(r, out, bad);
     }
@@ -197,7 +216,7 @@ struct temp_core {
 
 private:
     using place_function = placed (temp_core::*)(const temp_request&, void*&, temp_damage&) noexcept;
-    template <temp_shape S>
+    template <temp_shape S, bool Exact = false>
     placed place_unwatched_held(const temp_request& r, void*& out, temp_damage& bad) noexcept;
     placed place_watched_held(const temp_request& r, void*& out, temp_damage& bad, place_function place) noexcept;
     void bad_pointer(void* p, const temp_request& given) noexcept;
@@ -220,7 +239,12 @@ inline void fill_bytes(std::uintptr_t p, std::size_t bytes, unsigned char value)
 
 [[nodiscard]] block_info describe(const temp_record& r) noexcept;
 
-template <temp_shape S>
+/// The next multiple of \p alignment that is none of twice that.
+[[nodiscard]] constexpr std::uintptr_t align_exactly(std::uintptr_t p, std::size_t alignment) noexcept {
+    return align_up(p, alignment) | alignment;
+}
+
+template <temp_shape S, bool Exact>
 temp_core::placed temp_core::place_unwatched_held(const temp_request& r, void*& out, temp_damage& bad) noexcept {
     const std::size_t needed_then = align_up(buffer + needed, r.alignment) - buffer + r.room();
     const bool fits = buffer_bytes != 0 && !spilled && needed_then <= buffer_bytes;
@@ -231,7 +255,7 @@ temp_core::placed temp_core::place_unwatched_held(const temp_request& r, void*& 
     if (chunk == nullptr || (chunk->from == temp_source::upstream) == fits) [[unlikely]] {
         return elsewhere;
     }
-    const std::uintptr_t at = align_up(window->next, r.alignment);
+    const std::uintptr_t at = Exact ? align_exactly(window->next, r.alignment) : align_up(window->next, r.alignment);
     if (at > window->end || r.room() + guard > window->end - at) [[unlikely]] {
         return elsewhere;
     }
@@ -242,11 +266,15 @@ temp_core::placed temp_core::place_unwatched_held(const temp_request& r, void*& 
     if constexpr (S.fill) {
         if (fills && chunk->high > window->next) {
             const std::uintptr_t stop = end < chunk->high ? end : chunk->high;
-            if (!all_bytes(window->next, stop - window->next, temp_dead) && stale_held(window->next, stop, bad))
+            if (!all_bytes(window->next, stop - window->next, temp_dead) && stale_held(*chunk, window->next, stop, bad))
                 [[unlikely]] {
                 window->next = stop;  // not used again
+                chunk->used = stop > chunk->used ? stop : chunk->used;
                 return placed::damaged;
             }
+        }
+        if (fills && end + temp_least_ahead > chunk->high) [[unlikely]] {
+            fill_ahead_held(end);
         }
         if (fills) {
             fill_bytes(at, r.bytes, temp_fresh);

@@ -119,14 +119,26 @@ bool temp_core::spoilt_held(temp_record& r, temp_damage& out) const noexcept {
     return true;
 }
 
-PMR_DEBUG_UNSEEN_BY_ASAN bool temp_core::stale_held(std::uintptr_t from, std::uintptr_t to,
-                                                    temp_damage& out) const noexcept {
+PMR_DEBUG_UNSEEN_BY_ASAN bool temp_core::stale_held(const temp_chunk& c, std::uintptr_t from, std::uintptr_t to,
+                                                    temp_damage& out) noexcept {
     while (from != to && *reinterpret_cast<const unsigned char*>(from) == temp_dead) {
         ++from;
     }
     if (from == to) {
         return false;
     }
+    const std::uintptr_t unused = std::max(c.used, &c == chunk ? window->next : c.next);
+    if (from >= unused) {
+        out.kind = error_kind::overrun;
+        out.never_used = true;
+        if (const temp_record* const r = find_near_held(from); r != nullptr) {
+            out.block = *r;
+        } else if (const temp_record* const before = last_past_held(c.begin, from); before != nullptr) {
+            out.block = *before;
+        }
+        return repair(from, to, temp_dead, out);
+    }
+    to = std::min(to, unused);  // what lies behind is told by itself
     out.kind = error_kind::use_after_free;
     if (const temp_record* const r = find_past_held(from, false); r != nullptr) {
         out.block = *r;
@@ -157,7 +169,7 @@ std::size_t temp_core::verify(std::size_t first_record) noexcept {
     return found;
 }
 
-std::size_t temp_core::verify_dead(std::uintptr_t from, std::uintptr_t to) noexcept {
+std::size_t temp_core::verify_dead(const temp_chunk& c, std::uintptr_t from, std::uintptr_t to) noexcept {
     std::size_t found = 0;
     const auto intact = [&]() noexcept {
         const os::unseen_by_valgrind hidden(watched);
@@ -168,7 +180,7 @@ std::size_t temp_core::verify_dead(std::uintptr_t from, std::uintptr_t to) noexc
         {
             const os::brief_hold<true> hold(lock);
             const os::unseen_by_valgrind hidden(watched);
-            if (!stale_held(from, to, bad)) {
+            if (!stale_held(c, from, to, bad)) {
                 break;
             }
         }
@@ -178,21 +190,23 @@ std::size_t temp_core::verify_dead(std::uintptr_t from, std::uintptr_t to) noexc
     return found;
 }
 
-std::size_t temp_core::verify_unused() noexcept {
+std::size_t temp_core::verify_unused(std::size_t ahead) noexcept {
     for (std::size_t found = 0;; ++found) {
         temp_damage bad;
         bool any = false;
-        const auto look = [&](std::uintptr_t from, std::uintptr_t to) noexcept {
-            any = any || (fills && from < to && !all_bytes(from, to - from, temp_dead) && stale_held(from, to, bad));
+        const auto look = [&](const temp_chunk& c, std::uintptr_t from, std::uintptr_t to) noexcept {
+            any = any || (fills && from < to && !all_bytes(from, to - from, temp_dead) && stale_held(c, from, to, bad));
         };
         {
             const os::brief_hold<true> hold(lock);
             const os::unseen_by_valgrind hidden(watched);
-            for (const temp_chunk* c = chunk; c != nullptr; c = c->older) {
-                look(c == chunk ? window->next : c->next, c->high);
+            const bool all = ahead == SIZE_MAX;
+            for (const temp_chunk* c = chunk; c != nullptr; c = all ? c->older : nullptr) {
+                const std::uintptr_t next = c == chunk ? window->next : c->next;
+                look(*c, next, all || next >= c->high ? c->high : next + std::min(ahead, c->high - next));
             }
-            for (const temp_chunk* c = waiting; c != nullptr; c = c->older) {
-                look(c->begin, c->high);
+            for (const temp_chunk* c = all ? waiting : nullptr; c != nullptr; c = c->older) {
+                look(*c, c->begin, c->high);
             }
         }
         if (!any) {
@@ -204,6 +218,22 @@ std::size_t temp_core::verify_unused() noexcept {
 
 void temp_core::tell(const temp_damage& d) noexcept {
     const auto* const first = reinterpret_cast<const void*>(d.first_bad);
+    if (d.never_used) {
+        report r = about(error_kind::overrun, self, first);
+        if (d.block.address != 0) {
+            add_block(r, d.block);
+            r.nearest_only = true;
+        }
+        r.first_bad = first;
+        r.bad_bytes = d.bad_bytes;
+        r.bad_value = d.bad_value;
+        r.expected_value = d.expected;
+        r.hint =
+            "these bytes of the arena were never handed out; whoever wrote there went past the end of a block, or used "
+            "a pointer that leads nowhere";
+        raise(errors, r);
+        return;
+    }
     report r = about(d.kind, self, d.block.address != 0 ? reinterpret_cast<const void*>(d.block.address) : first);
     if (d.block.address != 0) {
         add_block(r, d.block);
@@ -277,13 +307,31 @@ void temp_core::overflow(const temp_request& request) {
 // ---- Frees ---------------------------------------------------------------------------------------------------------
 
 void temp_core::deallocate_oddly(void* p, const temp_request& given) noexcept {
+    const auto at = reinterpret_cast<std::uintptr_t>(p);
     temp_record known;
     temp_damage bad;
     bool spoilt = false;
     bool out_of_order = false;
+    bool odd = false;
     {
         const os::brief_hold<true> hold(lock);
-        temp_record* const r = p != nullptr ? find_held(reinterpret_cast<std::uintptr_t>(p)) : nullptr;
+        const temp_record* const r = p != nullptr ? find_held(at) : nullptr;
+        odd = r != nullptr && r->state == temp_state::live &&
+              (r->size != given.bytes || r->alignment() != given.alignment);
+    }
+    metadata::owned_block theirs;
+    if (const resource_ref owner = odd ? other_owner(p, given.bytes, given.alignment, self, theirs) : resource_ref{};
+        owner.id != 0) {
+        report r = about(error_kind::wrong_resource, self, p, given);
+        r.owner = owner;
+        r.block = theirs.block;
+        r.allocated = theirs.allocated;
+        raise(errors, r);
+        return;
+    }
+    {
+        const os::brief_hold<true> hold(lock);
+        temp_record* const r = p != nullptr ? find_held(at) : nullptr;
         if (r != nullptr) {
             known = *r;
             if (r->state == temp_state::live) {
@@ -353,10 +401,11 @@ void temp_core::bad_pointer(void* p, const temp_request& given) noexcept {
     // Another owner comes first: the address may have been ours once and be theirs now. But that an upstream owns the
     // address of a block of ours is no wonder.
     metadata::owned_block theirs;
-    const metadata::below ask = freed_here || past_block ? metadata::below::skip : metadata::below::ask;
     const bool inside = held && !freed_here && !past_block;
-    if (const resource_ref owner = inside ? resource_ref{} : metadata::find_owner(p, self, ask, &theirs);
-        owner.id != 0) {
+    const metadata::below ask = inside                     ? metadata::below::stop
+                                : freed_here || past_block ? metadata::below::skip
+                                                           : metadata::below::ask;
+    if (const resource_ref owner = metadata::find_owner(p, self, ask, &theirs); owner.id != 0) {
         r.kind = error_kind::wrong_resource;
         r.owner = owner;
         r.block = theirs.block;

@@ -40,7 +40,7 @@ void temp_core::close_mark(temp_mark& m, trace_id here, std::uint32_t me, bool l
         if (shape.checks && options.audit_winked_out) {
             tell_live(m.at_.records, "rewound while in use: what they own elsewhere is lost");
         }
-        unwind(m.at_, here, me);
+        unwind(m.at_, here, me, temp_rewind_ahead);
     } else if (open && shape.checks) {
         tell_mark(m, "a younger mark is still open, whose blocks this would take away");
     } else if (!last && shape.checks) {

@@ -59,6 +59,8 @@ temp_core* temp_core::make(std::pmr::memory_resource* upstream, void* buffer, st
     core->guard = p.guard_bytes;
     core->fills = p.fill;
     core->watched = core->shape.checks && (os::under_valgrind() || os::under_asan());
+    core->exact = p.exact_alignment;
+    core->special = core->watched || core->exact;
     core->options = o;
     core->options.name = {};  // the registry has a copy
     core->next_chunk_bytes = std::max(o.first_chunk_bytes, sizeof(std::max_align_t));
@@ -67,7 +69,7 @@ temp_core* temp_core::make(std::pmr::memory_resource* upstream, void* buffer, st
         core->buffer = reinterpret_cast<std::uintptr_t>(buffer);
         core->buffer_bytes = bytes;
         core->claimed_bytes.store(bytes, std::memory_order_relaxed);
-        given->begin = given->next = given->high = core->buffer;
+        given->begin = given->next = given->used = given->high = core->buffer;
         given->size = bytes;
         core->chunk = given;
         *core->window = {.next = core->buffer, .end = core->buffer + bytes};
@@ -167,11 +169,32 @@ const temp_record* temp_core::find_past_held(std::uintptr_t p, bool exactly) con
     return nullptr;
 }
 
+const temp_record* temp_core::last_past_held(std::uintptr_t from, std::uintptr_t to) const noexcept {
+    const std::size_t kept = past != nullptr ? std::min(past_next, options.freed_records) : 0;
+    const temp_record* last = nullptr;
+    for (std::size_t i = 0; i < kept; ++i) {
+        if (past[i].address - from < to - from && (last == nullptr || past[i].address > last->address)) {
+            last = past + i;
+        }
+    }
+    return last;
+}
+
+void temp_core::fill_ahead_held(std::uintptr_t end) noexcept {
+    const std::uintptr_t stop = chunk->begin + chunk->size;
+    const std::uintptr_t from = std::max(end, chunk->high);
+    const std::uintptr_t to = end + std::min(temp_ahead, stop - end);
+    if (fills && from < to) {
+        bury_memory(from, to);
+        chunk->high = to;
+    }
+}
+
 void temp_core::grow(const temp_request& r, temp_source from) {
     if (!shape.checks && buffer_bytes != 0 && options.overflow == temp_overflow::refuse) {
         fail();
     }
-    const std::size_t least = r.room() + guard;
+    const std::size_t least = r.room() + guard + (exact ? r.alignment : 0);
     std::size_t bytes = 0;
     std::size_t alignment = std::max(r.alignment, alignof(std::max_align_t));
     void* p = nullptr;
@@ -222,6 +245,7 @@ void temp_core::grow(const temp_request& r, temp_source from) {
                   .size = bytes,
                   .alignment = alignment,
                   .next = begin,
+                  .used = begin,
                   .high = begin,
                   .first_record = count,
                   .older = chunk,
@@ -229,6 +253,7 @@ void temp_core::grow(const temp_request& r, temp_source from) {
             chunk = c;
             close_memory(begin, begin + bytes);
             *window = {.next = begin, .end = begin + bytes};
+            fill_ahead_held(begin);
             if (from == temp_source::pages) {
                 os::add_leak_root(p, bytes);
                 page_bytes += bytes;
@@ -317,8 +342,9 @@ void temp_core::bury_held(std::size_t from, trace_id here, std::uint32_t me) noe
     }
 }
 
-void temp_core::unwind(const temp_position& to, trace_id here, std::uint32_t me) noexcept {
+void temp_core::unwind(const temp_position& to, trace_id here, std::uint32_t me, std::size_t ahead) noexcept {
     verify(to.records);
+    verify_unused(ahead);
     temp_chunk* gone = nullptr;
     {
         const os::brief_hold<true> hold(lock);
@@ -335,6 +361,7 @@ void temp_core::unwind(const temp_position& to, trace_id here, std::uint32_t me)
         // With reuse of the last block the cursor may stand before the mark already.
         if (chunk != nullptr && to.next < window->next) {
             bury_memory(to.next, window->next);
+            chunk->used = std::max(chunk->used, window->next);
             chunk->high = std::max(chunk->high, window->next);
             window->next = to.next;
         }
@@ -353,8 +380,9 @@ void temp_core::unwind(const temp_position& to, trace_id here, std::uint32_t me)
 
 void temp_core::retire(temp_chunk* c) noexcept {
     if (fills) {
-        verify_dead(c->next, c->high);
+        verify_dead(*c, c->next, c->high);
         bury_memory(c->begin, c->next);
+        c->used = std::max(c->used, c->next);
         c->high = std::max(c->high, c->next);
         c->next = c->begin;
     }
@@ -388,7 +416,7 @@ bool temp_core::drain(std::size_t keep) noexcept {
             return any;
         }
         any = true;
-        verify_dead(c->begin, c->high);
+        verify_dead(*c, c->begin, c->high);
         give_back(c);
     }
 }

@@ -32,6 +32,9 @@ temp_resource_base::temp_resource_base(std::pmr::memory_resource* upstream, void
         }
         core_->tell_shared_buffer();
         core_->close_memory(core_->buffer, core_->buffer + core_->buffer_bytes);  // it may be another's no more
+        if (core_->chunk != nullptr) {
+            core_->fill_ahead_held(core_->buffer);
+        }
     }
 }
 
@@ -47,8 +50,8 @@ temp_resource_base::~temp_resource_base() {
         const os::brief_hold<true> hold(core_->lock);
         start = core_->start_held();
     }
-    core_->unwind(start, died, os::this_thread().number);
-    core_->verify_unused();
+    core_->unwind(start, died, os::this_thread().number, SIZE_MAX);
+    core_->verify_unused(SIZE_MAX);
     core_->end(died);
 }
 
@@ -77,11 +80,11 @@ void temp_resource_base::release() noexcept {
         const os::brief_hold<true> hold(core_->lock);
         start = core_->start_held();
     }
-    core_->unwind(start, here, me);
+    core_->unwind(start, here, me, SIZE_MAX);
 }
 
 std::size_t temp_resource_base::check() noexcept {
-    return core_->verify(0) + core_->verify_unused();
+    return core_->verify(0) + core_->verify_unused(SIZE_MAX);
 }
 
 std::size_t temp_resource_base::report_leaks() noexcept {

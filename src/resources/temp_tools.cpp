@@ -36,7 +36,7 @@ void temp_core::bury_memory(std::uintptr_t from, std::uintptr_t to) const noexce
 temp_core::placed temp_core::place_watched_held(const temp_request& r, void*& out, temp_damage& bad,
                                                 place_function place) noexcept {
     const std::uintptr_t from = window->next;
-    const std::uintptr_t at = align_up(from, r.alignment);
+    const std::uintptr_t at = exact ? align_exactly(from, r.alignment) : align_up(from, r.alignment);
     const std::uintptr_t room = at <= window->end ? window->end - at : 0;
     const std::uintptr_t end = std::min(room, r.room() + guard) + at;
     const os::unseen_by_valgrind hidden(true);
