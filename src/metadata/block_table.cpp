@@ -62,9 +62,23 @@ bool block_table::open_ring(shard& s) noexcept {
 bool block_table::forget_oldest(shard& s) noexcept {
     for (std::size_t i = 0; s.ring != nullptr && i < ring_size_; ++i) {
         ring_entry& oldest = s.ring[(s.ring_next + i) % ring_size_];
-        if (oldest.address != 0) {
+        if (has_slot(oldest)) {
             remove(s, probe(s, oldest.address, hash(oldest.address)));
             oldest.address = 0;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool block_table::find_former(const void* p, std::size_t size, block_entry& found) noexcept {
+    const auto address = reinterpret_cast<std::uintptr_t>(p);
+    shard& s = shard_of(hash(address));
+    const os::brief_hold<true> hold(s.lock);
+    for (std::size_t i = 0; s.ring != nullptr && i < ring_size_; ++i) {
+        const ring_entry& last = s.ring[(s.ring_next + ring_size_ - 1 - i) % ring_size_];
+        if (last.address == (address | again) && last.size == size) {
+            found = {.address = p, .size = size, .freed = last.freed, .free_thread = last.thread};
             return true;
         }
     }

@@ -111,6 +111,10 @@ public:
     /// Effects: copies the record of \p p. Returns: false if there is none.
     bool find(const void* p, block_entry& found) noexcept;
 
+    /// Effects: looks for the last block of \p size bytes that was freed at \p p, and whose address is in use again.
+    ///   \p found: its address, size, and who freed it. Returns: false if none is remembered. Slow.
+    bool find_former(const void* p, std::size_t size, block_entry& found) noexcept;
+
     /// Effects: copies the block that starts at or holds \p p, live ones first, else the nearest one within \p reach
     ///   bytes. Slow: looks at every record.
     [[nodiscard]] relation nearest(const void* p, std::size_t reach, block_entry& found) noexcept;
@@ -159,7 +163,7 @@ private:
         std::uint32_t thread;
     };
     struct ring_entry {
-        std::uintptr_t address;  // 0: the address was allocated again
+        std::uintptr_t address;  // with `again` set: it was allocated again, and has no slot for this
         std::size_t size;
         trace_id freed;
         std::uint32_t thread;
@@ -173,6 +177,12 @@ private:
         ring_entry* ring;
         std::size_t ring_next;
     };
+
+    // The highest bit, which no address of a program has.
+    static constexpr std::uintptr_t again = ~(~std::uintptr_t{0} >> 1U);
+    [[nodiscard]] static bool has_slot(const ring_entry& e) noexcept {
+        return static_cast<std::intptr_t>(e.address) > 0;
+    }
 
     // Multiplicative hashing; the top 6 bits choose the shard, those below it the slot.
     [[nodiscard]] static std::uint64_t hash(std::uintptr_t address) noexcept {
@@ -255,7 +265,7 @@ block_table::outcome block_table::insert(const void* p, std::size_t size, std::s
     } else if ((r.bits & 1U) == 0) [[unlikely]] {
         return outcome::occupied;
     } else {
-        s.ring[r.size].address = 0;  // the address is in use again: its past no longer counts
+        s.ring[r.size].address |= again;
     }
     r.size = size;
     r.bits = (number() << 7U) | (static_cast<std::uint64_t>(std::countr_zero(alignment)) << 1U);
@@ -292,7 +302,7 @@ inline void block_table::bury(shard& s, slot& r, trace_id freed, std::uint32_t t
         return;
     }
     ring_entry& kept = s.ring[s.ring_next];
-    const std::uintptr_t oldest = kept.address;
+    const std::uintptr_t oldest = has_slot(kept) ? kept.address : 0;
     kept = {.address = r.address, .size = r.size, .freed = freed, .thread = thread};
     r.size = s.ring_next;
     r.bits |= 1U;

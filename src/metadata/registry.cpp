@@ -76,6 +76,9 @@ struct left {
 };
 struct left_block : left {
     owned_block what;
+    // Of a tracking resource: the same block as its upstream knew it then, or a resource below that.
+    std::uint64_t upstream_id = 0;
+    std::uint64_t upstream_serial = 0;
 };
 struct left_range : left {
     std::uintptr_t from;
@@ -187,6 +190,22 @@ const left_block* find_left(const void* p) noexcept {
         left_blocks.find([&](const left_block& e) noexcept { return e.what.block.address == p && e.known(); });
     const left_range* const later = was != nullptr ? find_range(p) : nullptr;
     return later != nullptr && later->death > was->death ? nullptr : was;
+}
+
+// With the lock held. What a living resource below the dying \p r knows of its block \p was.
+left_block left_of(const resource_record& r, const owned_block& was) noexcept {
+    left_block b{{&r, r.id, deaths}, was};
+    for (const resource_record* below = living.last; r.kind == resource_kind::tracking && below != nullptr;
+         below = below->before) {
+        owned_block same;
+        if (below != &r && below->owns != nullptr && below->owns(below->core, was.block.address, &same) &&
+            leads_to_held(r.upstream, below->address)) {
+            b.upstream_id = below->id;
+            b.upstream_serial = same.block.serial;
+            break;
+        }
+    }
+    return b;
 }
 
 // With the lock held.
@@ -321,15 +340,21 @@ void leave_behind(const resource_record* r, const remains& what) noexcept {
     const std::scoped_lock hold(guard);
     ++deaths;
     for (std::size_t i = 0; i < what.block_count_; ++i) {
-        left_blocks.push({{r, r->id, deaths}, what.blocks_[i]});
+        left_blocks.push(left_of(*r, what.blocks_[i]));
     }
     for (std::size_t i = 0; i < what.range_count_; ++i) {
         left_ranges.push({{r, r->id, deaths}, what.ranges_[i].from, what.ranges_[i].bytes});
     }
 }
 
-resource_ref find_former_owner(const void* p, const void* nearest) noexcept {
+resource_ref find_former_owner(const void* p, const void* nearest, owned_block* was) noexcept {
     const std::scoped_lock hold(guard);
+    if (const left_block* const block = was != nullptr ? find_left(p) : nullptr;
+        block != nullptr && !handed_out_anew(p, *block->owner)) {
+        *was = block->what;
+        was->block.state = block_state::unknown;
+        return describe(block->owner);
+    }
     const left_range* const range = find_range(p);
     const left_range* const near = nearest != nullptr ? find_range(nearest) : nullptr;
     const bool again = range != nullptr && near != nullptr && near->death == range->death;
@@ -383,13 +408,11 @@ resource_ref find_owner(const void* p, const resource_record* self, below upstre
             break;
         }
     }
-    if (upstreams == below::ask) {
+    if (upstreams == below::ask && owner != nullptr) {
+        // A block of a tracking resource is one of its upstream's, too, and stays there: that one knows if it is the
+        // same still.
         const left_block* const was = find_left(p);
-        // A block of a tracking resource is one of its upstream's, too, and stays there.
-        const bool passed_through = was != nullptr && owner != nullptr && was->owner->kind == resource_kind::tracking &&
-                                    was->what.block.size == out->block.size &&
-                                    leads_to_held(was->owner->upstream, owner->address);
-        if (was != nullptr && (passed_through || (owner == nullptr && !handed_out_anew(p, *was->owner)))) {
+        if (was != nullptr && was->upstream_id == owner->id && was->upstream_serial == out->block.serial) {
             *out = was->what;
             owner = was->owner;
         }

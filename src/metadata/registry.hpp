@@ -142,8 +142,8 @@ enum class below : std::uint8_t {
 };
 
 /// Effects: asks the living resources but \p self, the one constructed last first, for the block that starts at \p p.
-///   With below::ask also looks among the blocks that were live when their resource died (remains.hpp): if nobody alive
-///   has it, or it passed through a tracking resource that is dead to the one that has it.
+///   With below::ask, if the one that has it got it through a tracking resource that is dead (remains.hpp), that one is
+///   told: as long as it is the same block, by its serial number.
 /// Returns: what is known of the owner (id 0: there is none), and its block in \p out.
 [[nodiscard]] resource_ref find_owner(const void* p, const resource_record* self, below upstreams,
                                       owned_block* out) noexcept;

@@ -63,9 +63,11 @@ private:
 void leave_behind(const resource_record* r, const remains& what) noexcept;
 
 /// \p nearest: the block that the asking resource knows close to \p p, or null. If it lies in the same memory, that was
-/// handed out anew.
-/// Returns: the dead resource, the last one, that had the memory at \p p; id 0 if none is known, or if a living
-/// resource is known to have it now.
-[[nodiscard]] resource_ref find_former_owner(const void* p, const void* nearest = nullptr) noexcept;
+/// handed out anew. \p was, if not null: the block that began at \p p when its resource died, its state unknown, if one
+/// is remembered.
+/// Returns: the dead resource, the last one, that had that block, or the memory at \p p; id 0 if none is known, or if a
+/// living resource is known to have it now. Whose it is now is not known: the upstream may have handed it out anew.
+[[nodiscard]] resource_ref find_former_owner(const void* p, const void* nearest = nullptr,
+                                             owned_block* was = nullptr) noexcept;
 
 }  // namespace pmr_debug::metadata

@@ -108,7 +108,12 @@ private:
         }
         const block_info& block = r_.block;
         if (block.address != nullptr) {
-            row(r_.nearest_only ? "nearest" : "block").address(block.address).text(", ").bytes(block.size);
+            row(was_once(r_)      ? "once"
+                : r_.nearest_only ? "nearest"
+                                  : "block")
+                .address(block.address)
+                .text(", ")
+                .bytes(block.size);
             if (block.alignment != 0) {
                 out_.text(", alignment ").number(block.alignment);
             }
@@ -146,7 +151,7 @@ private:
             row("first bad").address(r_.first_bad);
             if (block.address != nullptr) {
                 out_.text(", ");
-                write_position(out_, r_.first_bad, block, "the block");
+                write_position(out_, r_.first_bad, block, r_.nearest_only ? "the nearest block" : "the block");
             }
             out_.text(": found ").hex(r_.bad_value, 2).text(", expected ").hex(r_.expected_value, 2);
             out_.text("; ").count(r_.bad_bytes, "byte").text(" damaged\n");
@@ -228,13 +233,22 @@ private:
         const bool block_known = r_.block.address != nullptr && !is_leak(r_.kind);
         if (block_known || r_.allocated != trace_id::none) {
             const bool mark = r_.kind == error_kind::out_of_order_rewind && !block_known;
-            title(r_.nearest_only ? "nearest block allocated" : (mark ? "mark made" : "allocated"),
+            title(r_.nearest_only ? "nearest block allocated"
+                  : was_once(r_)  ? "that block was allocated"
+                  : mark          ? "mark made"
+                                  : "allocated",
                   r_.block.alloc_thread);
             frames(r_.allocated, not_kept);
         }
         if (r_.block.state == block_state::freed || r_.freed != trace_id::none) {
             const bool twice = r_.kind == error_kind::double_free;
-            title(r_.nearest_only ? "nearest block freed" : (twice ? "first freed" : "freed"), r_.block.free_thread);
+            // A live block, but a freed one was there before it.
+            const bool before = r_.block.state == block_state::live;
+            title(r_.nearest_only ? "nearest block freed"
+                  : twice         ? "first freed"
+                  : before        ? "freed there before"
+                                  : "freed",
+                  r_.block.free_thread);
             frames(r_.freed, not_kept);
         }
         if (r_.kind == error_kind::foreign_thread) {

@@ -129,7 +129,13 @@ void write_headline(writer& out, const report& r) noexcept {
             write_block(out, r);
             out.text(" was freed twice");
             break;
-        case error_kind::invalid_free: out.address(r.pointer).text(" is no block of any pmr_debug resource"); break;
+        case error_kind::invalid_free:
+            out.address(r.pointer).text(" is no block of any pmr_debug resource");
+            if (was_once(r)) {
+                out.text(" that lives; it was one of ").count(r.block.size, "byte").text(" of ");
+                write_short_name(out, r.owner);
+            }
+            break;
         case error_kind::interior_free:
             out.address(r.pointer).text(" points ");
             if (r.block.address != nullptr) {
@@ -170,6 +176,16 @@ void write_headline(writer& out, const report& r) noexcept {
             out.text(", deallocated with ").number(r.given_alignment);
             break;
         case error_kind::overrun:
+            if (hit_fresh_memory(r)) {
+                out.text("memory that was never handed out was written to: ").count(r.bad_bytes, "byte");
+                out.text(" changed, the first one ");
+                if (r.nearest_only) {
+                    write_position(out, r.first_bad, r.block, "the nearest block");
+                } else {
+                    out.text("at ").address(r.first_bad);
+                }
+                break;
+            }
             write_block(out, r);
             if (r.faulted) {
                 write_faulting_access(out, r);

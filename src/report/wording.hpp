@@ -44,6 +44,18 @@ void write_position(writer& out, const void* p, const block_info& block, std::st
     return r.owner.id != 0 && r.owner.id != r.resource.id;
 }
 
+/// True if all that is known of the block is that it was there when its resource was destroyed.
+[[nodiscard]] constexpr bool was_once(const report& r) noexcept {
+    return r.kind == error_kind::invalid_free && is_dead(r.owner) && r.block.address != nullptr && !r.nearest_only &&
+           r.block.state == block_state::unknown;
+}
+
+/// True for a write into memory that was never handed out: the block is only the nearest one, if there is any.
+[[nodiscard]] constexpr bool hit_fresh_memory(const report& r) noexcept {
+    return r.kind == error_kind::overrun && !r.faulted && r.first_bad != nullptr &&
+           (r.nearest_only || r.block.address == nullptr);
+}
+
 /// \p to - \p from in bytes, modulo 2^64; both may be any addresses.
 [[nodiscard]] inline std::uint64_t distance(const void* from, const void* to) noexcept {
     return reinterpret_cast<std::uintptr_t>(to) - reinterpret_cast<std::uintptr_t>(from);

@@ -43,11 +43,20 @@ report call_report(const metadata::resource_record* self, error_kind kind, const
 }
 
 bool add_former_owner(report& r, const void* nearest) noexcept {
-    const resource_ref owner = metadata::find_former_owner(r.pointer, nearest);
+    metadata::owned_block was;
+    const resource_ref owner = metadata::find_former_owner(r.pointer, nearest, &was);
     if (owner.id == 0) {
         return false;
     }
     r.owner = owner;
+    if (was.block.address != nullptr) {
+        r.block = was.block;
+        r.allocated = was.allocated;
+        r.hint =
+            "a block was there when its resource was destroyed: it is that one, which its owner still holds, unless "
+            "the memory was handed out to somebody else since";
+        return true;
+    }
     r.hint =
         "it lies in memory that a resource had which is destroyed: a block of that one, unless the memory is "
         "somebody else's since";
@@ -102,6 +111,10 @@ void block_reporter::bad_pointer(metadata::block_table::outcome why, const void*
             metadata::find_owner(p, self, freed_here ? metadata::below::skip : metadata::below::ask, &theirs);
         owner.id != 0) {
         add_owner(r, owner, theirs);
+        if (freed_here && found.free_thread != 0) {
+            r.freed = found.freed;
+            r.hint = hint_second_free_or_wrong;
+        }
     } else if (freed_here) {
         add_block(r, found);
         if (found.free_thread != 0) {
@@ -143,7 +156,14 @@ bool block_reporter::is_anothers(const void* p, std::size_t bytes, std::size_t a
 void block_reporter::mismatch(const void* p, const metadata::block_entry& known, std::size_t bytes,
                               std::size_t alignment) const noexcept {
     if (known.size != bytes) {
-        block(error_kind::size_mismatch, p, known, bytes, alignment);
+        report r = call_report(self, error_kind::size_mismatch, p, bytes, alignment);
+        add_block(r, known);
+        r.block.state = block_state::live;  // it was, until this call
+        if (metadata::block_entry former; blocks.find_former(p, bytes, former)) {
+            r.freed = former.freed;
+            r.hint = hint_second_free_or_mismatch;
+        }
+        raise(errors, r);
     }
     if (known.alignment != alignment) {
         block(error_kind::alignment_mismatch, p, known, bytes, alignment);

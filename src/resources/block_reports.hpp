@@ -18,7 +18,8 @@ namespace pmr_debug::detail {
 [[nodiscard]] report call_report(const metadata::resource_record* self, error_kind kind, const void* p,
                                  std::size_t bytes, std::size_t alignment) noexcept;
 
-/// Effects: if the pointer of the invalid_free \p r lies in memory that a dead resource had, says so in it. Not if the
+/// Effects: if the pointer of the invalid_free \p r was a block of a resource that is dead, or lies in memory that such
+/// a one had, says so in it. Not if the
 ///   block \p nearest of the reporting resource (null: none) lies there, too: that memory was handed out anew.
 /// Returns: whether it says so.
 bool add_former_owner(report& r, const void* nearest) noexcept;
@@ -29,6 +30,17 @@ bool add_former_owner(report& r, const void* nearest) noexcept;
 /// nobody. \p theirs: the block.
 [[nodiscard]] resource_ref other_owner(const void* p, std::size_t bytes, std::size_t alignment,
                                        const metadata::resource_record* self, metadata::owned_block& theirs) noexcept;
+
+/// What is to be said if a block of the reporting resource was freed where another's lives now: which of the two was
+/// meant is not known.
+inline constexpr std::string_view hint_second_free_or_wrong =
+    "a block that this resource freed was there before, and its memory was handed out anew: this is a second free of "
+    "that one, or the owner's block came to the wrong resource";
+/// The same, if both are the reporting resource's.
+inline constexpr std::string_view hint_second_free_or_mismatch =
+    "a block of the given size was freed there before, and its memory was handed out anew: this is a second free of "
+    "that "
+    "one, or the block that is there now was given the wrong size";
 
 /// Who reports. \p self may be null (a resource that could not be registered).
 struct block_reporter {

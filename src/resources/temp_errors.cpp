@@ -309,6 +309,7 @@ void temp_core::overflow(const temp_request& request) {
 void temp_core::deallocate_oddly(void* p, const temp_request& given) noexcept {
     const auto at = reinterpret_cast<std::uintptr_t>(p);
     temp_record known;
+    temp_record former;
     temp_damage bad;
     bool spoilt = false;
     bool out_of_order = false;
@@ -334,6 +335,8 @@ void temp_core::deallocate_oddly(void* p, const temp_request& given) noexcept {
         temp_record* const r = p != nullptr ? find_held(at) : nullptr;
         if (r != nullptr) {
             known = *r;
+            const temp_record* const old = odd ? find_past_held(at, true) : nullptr;
+            former = old != nullptr && old->size == given.bytes ? *old : temp_record{};
             if (r->state == temp_state::live) {
                 const os::unseen_by_valgrind hidden(watched);
                 const std::uintptr_t end = r->address + extent(r->size);
@@ -354,6 +357,10 @@ void temp_core::deallocate_oddly(void* p, const temp_request& given) noexcept {
     const auto mismatch = [&](error_kind kind) noexcept {
         report r = about(kind, self, p, given);
         add_block(r, known);
+        if (former.address != 0 && kind == error_kind::size_mismatch) {
+            r.freed = former.freed;
+            r.hint = hint_second_free_or_mismatch;
+        }
         raise(errors, r);
     };
     if (known.size != given.bytes) {
@@ -410,6 +417,10 @@ void temp_core::bad_pointer(void* p, const temp_request& given) noexcept {
         r.owner = owner;
         r.block = theirs.block;
         r.allocated = theirs.allocated;
+        if (freed_here || past_block) {
+            r.freed = close.freed;
+            r.hint = hint_second_free_or_wrong;
+        }
     } else if (freed_here) {
         r.kind = error_kind::double_free;
         add_block(r, close);
