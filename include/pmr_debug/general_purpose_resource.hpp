@@ -91,8 +91,11 @@ public:
 
     [[nodiscard]] std::pmr::memory_resource* upstream_resource() const noexcept;
     [[nodiscard]] std::string_view name() const noexcept;
-    /// Counters. In synchronized mode without limits `peak_*` is sampled whenever a thread takes a new unit and here,
-    /// so it may miss a short spike; everything else is exact once other threads are quiet.
+    /// Counters, exact once other threads are quiet. `peak_*` is exact with limits and in the other threading modes. In
+    /// synchronized mode without limits it is taken with each block above 8 KiB or so, so that large ones are never
+    /// missed, and of smaller ones with the first of those that are prepared together: for each size class and thread
+    /// it may miss what was taken since, at most 16 KiB or one block; without fills 64 KiB; under reuse::immediate 63
+    /// blocks. While other threads are busy it may be off by what they do meanwhile.
     [[nodiscard]] statistics stats() const noexcept;
     [[nodiscard]] error_counts errors() const noexcept;
     /// True if no error of any kind was reported so far.

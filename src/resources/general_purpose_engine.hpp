@@ -239,6 +239,10 @@ class general_purpose_calls {
         }
         if (core.limited) {
             raise_peak(core, with_it.blocks, with_it.bytes);  // only now: a request that fails is no use
+        } else if constexpr (shared) {
+            // Each large block comes here, and of small ones the first of those that are prepared together.
+            const live_totals now = sum_caches(core);
+            raise_peak(core, now.blocks(), now.bytes());
         }
         return s.address();
     }

@@ -305,10 +305,6 @@ unit* refill(general_purpose_core& core, thread_cache& cache, unsigned cls) noex
         prepare_more(core, *u);
     }
     cache.current[cls] = u;
-    if (core.rules.threads == threading::synchronized) {
-        const live_totals now = sum_caches(core);
-        raise_peak(core, now.blocks(), now.bytes());
-    }
     return u;
 }
 
