@@ -483,11 +483,45 @@ resource_ref find_at(std::uintptr_t address, address_finding* out) noexcept {
             return !explained;
         });
     const bool freed = out->is == what::freed_block || out->is == what::retired_unit;
-    if (gone.who.id != 0 && (who.id == 0 || (explained && freed && gone.upstream == q.at))) {
+    const bool confirmed = explained && freed && gone.upstream == q.at;
+    if (gone.who.id != 0 && (who.id == 0 || confirmed)) {
         who = gone.who;
         *out = gone.answer;
+        out->gone_back = !confirmed;
     }
     return who;
+}
+
+resource_ref peek_object_at(std::uintptr_t address) noexcept {
+    resource_ref found;
+    const auto is_there = [&](const resource_record& r) noexcept {
+        return address - reinterpret_cast<std::uintptr_t>(r.address) < object_bytes;
+    };
+    walk_unlocked([](const resource_record&) noexcept {},
+                  [&](const resource_record& r) noexcept {
+                      found = is_there(r) ? describe(&r) : found;
+                      return found.id == 0;
+                  });
+    // The last one that died there.
+    std::size_t left = dead_records_kept;
+    for (const resource_record* r = std::atomic_ref(dead.last).load(std::memory_order_acquire);
+         found.id == 0 && r != nullptr && left != 0; r = r->before, --left) {
+        found = is_there(*r) ? describe(r) : found;
+    }
+    return found;
+}
+
+resource_ref peek_former_owner(std::uintptr_t address, owned_block* out) noexcept {
+    const left_block* const block = left_blocks.find([&](const left_block& e) noexcept {
+        return address - reinterpret_cast<std::uintptr_t>(e.what.block.address) < e.what.block.size && e.known();
+    });
+    const left_range* const range =
+        left_ranges.find([&](const left_range& e) noexcept { return address - e.from < e.bytes && e.known(); });
+    if (block != nullptr && (range == nullptr || range->death <= block->death)) {
+        *out = block->what;
+        return describe(block->owner);
+    }
+    return range != nullptr ? describe(range->owner) : resource_ref{};
 }
 
 resource_ref peek_resource(const void* address) noexcept {

@@ -47,7 +47,7 @@ struct address_finding {
     /// within it, from its start.
     std::ptrdiff_t distance = 0;
     /// The memory went back to the upstream since: who has it now knows better, unless that is the upstream, and it has
-    /// let go of the memory, too.
+    /// let go of the memory, too. From find_at(): nobody said that it has.
     bool gone_back = false;
 };
 
@@ -155,6 +155,18 @@ enum class below : std::uint8_t {
 /// For signal handlers: takes no lock, so a resource that comes or goes meanwhile may be missed; survives records that
 /// were overwritten.
 [[nodiscard]] resource_ref find_at(std::uintptr_t address, address_finding* out) noexcept;
+
+/// Every resource object has its virtual functions and its core in this many bytes.
+inline constexpr std::size_t object_bytes = 2 * sizeof(void*);
+
+/// Returns: the resource, living or the last dead one, whose own object has \p address among its first object_bytes;
+/// id 0: none. For signal handlers, as find_at().
+[[nodiscard]] resource_ref peek_object_at(std::uintptr_t address) noexcept;
+
+/// Returns: the dead resource, the last one known, that had \p address in its memory (id 0: none), and in \p out the
+/// block that lived there when it died, if it is known. Who has the memory now is not asked. For signal handlers, as
+/// find_at().
+[[nodiscard]] resource_ref peek_former_owner(std::uintptr_t address, owned_block* out) noexcept;
 
 /// Returns: the living resource at \p address; of another library's, nothing but the address (id 0). For signal
 /// handlers, as find_at().

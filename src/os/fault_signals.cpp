@@ -1,11 +1,15 @@
 #include "os/fault_signals.hpp"
 
+#include "os/spare_stack.hpp"
 #include "os/thread.hpp"
 #include "os/virtual_memory.hpp"
 
+#include <linux/futex.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -13,6 +17,14 @@
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
+#include <cstring>
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+#ifndef AT_MINSIGSTKSZ
+#define AT_MINSIGSTKSZ 51
+#endif
 
 namespace pmr_debug::os {
 
@@ -21,23 +33,73 @@ namespace {
 constexpr int fault_signals[] = {SIGSEGV, SIGBUS, SIGABRT};
 constexpr std::size_t signal_count = sizeof fault_signals / sizeof fault_signals[0];
 
-/// Reading debug information and demangling need some.
-constexpr std::size_t stack_bytes = std::size_t{256} << 10;
+/// The handlers of before run on it as well. Ours needs little: it goes on elsewhere.
+constexpr std::size_t stack_bytes = std::size_t{64} << 10;
+/// Of a signal stack: what on_signal and its like need below the kernel's frame.
+constexpr std::size_t handler_bytes = 1536;
+/// A signal stack that has room for a report, in case there is no other.
+constexpr std::size_t roomy_bytes = std::size_t{64} << 10;
 
 // Waiting for the thread that faulted first.
 constexpr int longest_wait_ms = 15'000;
 constexpr int head_start_ms = 1'000;
 
-enum class phase : std::uint32_t { off, waiting, telling, told };
+/// So often a handler of before may return with the fault unresolved before that is told of: another thread may have
+/// the answer.
+constexpr unsigned most_refusals = 8;
+
+enum class phase : std::uint32_t { off, waiting, telling };
 constinit std::atomic<phase> state{phase::off};
-constinit fault_function told{};
-constinit void* told_context = nullptr;
+constinit fault_listener listens{};
 struct sigaction before[signal_count];
 
+/// The kernel's set of signals, a bit each.
+using signal_set = std::uint64_t;
+
+constexpr signal_set set_of(int signal) noexcept {
+    return signal_set{1} << (signal - 1);
+}
+
+/// Where a thread faulted, to know the same fault again.
+struct place {
+    std::uintptr_t instruction = 0;
+    std::uintptr_t stack_pointer = 0;
+    std::uintptr_t address = 0;
+    friend bool operator==(const place&, const place&) = default;
+};
+
+/// One call of the handler.
+struct occasion {
+    int signal;
+    int error;  // errno of before
+    siginfo_t* info;
+    void* context;
+    signal_set mask = 0;  // in place when it came, and again when it ends
+    place here{};
+    bool cramped = false;  // no stack to tell anything on
+    bool in_front = true;  // no later handler passed it on
+    bool told = false;
+    bool may_ask = true;  // false: the handler of before has passed it on to us itself
+    bool pinned = false;
+    bool ask = false;  // the handler of before is to be called
+};
+
+/// A handler of before that was called and has not returned yet, maybe never will.
+struct question {
+    const void* context = nullptr;
+    std::uintptr_t frame = 0;
+};
+
 // initial-exec: no allocation at first use, which may be in the handler.
-constinit thread_local bool telling __attribute__((tls_model("initial-exec"))) = false;
-constinit thread_local sigjmp_buf* way_back __attribute__((tls_model("initial-exec"))) = nullptr;
-constinit thread_local void* own_stack __attribute__((tls_model("initial-exec"))) = nullptr;
+#define PMR_DEBUG_EARLY_TLS __attribute__((tls_model("initial-exec")))
+constinit thread_local bool telling PMR_DEBUG_EARLY_TLS = false;
+constinit thread_local sigjmp_buf* way_back PMR_DEBUG_EARLY_TLS = nullptr;
+constinit thread_local void* own_stack PMR_DEBUG_EARLY_TLS = nullptr;
+constinit thread_local place told_at PMR_DEBUG_EARLY_TLS{};
+constinit thread_local place refused_at PMR_DEBUG_EARLY_TLS{};
+constinit thread_local unsigned refusals PMR_DEBUG_EARLY_TLS = 0;
+constinit thread_local question asking PMR_DEBUG_EARLY_TLS{};
+#undef PMR_DEBUG_EARLY_TLS
 
 // A pthread key instead of a thread_local with a destructor: registering the latter allocates from the heap.
 pthread_key_t stack_key{};
@@ -46,16 +108,42 @@ bool stack_key_valid = false;
 
 void on_signal(int signal, siginfo_t* info, void* context);
 
-/// Returns: false, nothing changed, if the action in place is not ours: somebody's handler was installed after ours.
-bool restore_action(int signal) noexcept {
+std::size_t index_of(int signal) noexcept {
     std::size_t i = 0;
     while (fault_signals[i] != signal) {
         ++i;
     }
+    return i;
+}
+
+// The handler runs on a signal stack of perhaps 2 KiB. What it calls there, it calls through `syscall`: a function of
+// the C library that was never called before is looked up by the loader, on this stack, and that takes kilobytes.
+void change_mask(int how, const signal_set* now, signal_set* former) noexcept {
+    ::syscall(SYS_rt_sigprocmask, how, now, former, sizeof(signal_set));
+}
+
+bool is_ours(const struct sigaction& a) noexcept {
+    return (a.sa_flags & SA_SIGINFO) != 0 && a.sa_sigaction == on_signal;
+}
+
+bool is_handler(const struct sigaction& a) noexcept {
+    return (a.sa_flags & SA_SIGINFO) != 0 || (a.sa_handler != SIG_DFL && a.sa_handler != SIG_IGN);
+}
+
+struct sigaction our_action() noexcept {
+    struct sigaction mine {};
+    mine.sa_sigaction = on_signal;
+    // SA_NODEFER: a fault in the handler comes back here instead of ending the process.
+    mine.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    sigemptyset(&mine.sa_mask);
+    return mine;
+}
+
+/// Returns: false, nothing changed, if the action in place is not ours: somebody's handler was installed after ours.
+bool restore_action(int signal) noexcept {
     struct sigaction now {};
-    const bool ours =
-        ::sigaction(signal, nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == on_signal;
-    return ours && ::sigaction(signal, &before[i], nullptr) == 0;
+    return ::sigaction(signal, nullptr, &now) == 0 && is_ours(now) &&
+           ::sigaction(signal, &before[index_of(signal)], nullptr) == 0;
 }
 
 void restore_actions() noexcept {
@@ -64,37 +152,18 @@ void restore_actions() noexcept {
     }
 }
 
-/// Effects: the action of before gets the signal. Not where a later handler passed it on to this one: sent again, it
-/// would only come round for ever, and whoever is in front decides what happens now.
-void hand_on(int signal) noexcept {
-    if (restore_action(signal)) {
-        ::syscall(SYS_tgkill, ::getpid(), ::syscall(SYS_gettid), signal);
-    }
-}
+// ---- what the thread did
+// ---------------------------------------------------------------------------------------------
 
-/// Effects: the first thread has the word. It is to meet its fault again before this one meets its own.
-void wait_for_the_teller() noexcept {
-    for (int waited = 0; waited < longest_wait_ms && state.load(std::memory_order_acquire) == phase::telling;
-         waited += 10) {
-        sleep_ms(10);
-    }
-    sleep_ms(head_start_ms);
-}
-
-/// Effects: the state after telling, unless the handler was removed meanwhile.
-void end_telling(phase now) noexcept {
-    phase expected = phase::telling;
-    state.compare_exchange_strong(expected, now, std::memory_order_acq_rel);
-}
-
-fault describe(int signal, const siginfo_t& info, const void* context) noexcept {
+fault describe(const occasion& o) noexcept {
     fault f;
-    f.aborted = signal == SIGABRT;
-    f.bus_error = signal == SIGBUS;
-    f.has_address = !f.aborted && info.si_code != SI_KERNEL;
-    f.address = f.has_address ? reinterpret_cast<std::uintptr_t>(info.si_addr) : 0;
+    f.aborted = o.signal == SIGABRT;
+    f.bus_error = o.signal == SIGBUS;
+    f.has_address = !f.aborted && o.info->si_code != SI_KERNEL;
+    f.unmapped = o.signal == SIGSEGV && o.info->si_code == SEGV_MAPERR;
+    f.address = f.has_address ? reinterpret_cast<std::uintptr_t>(o.info->si_addr) : 0;
+    const auto& machine = static_cast<const ucontext_t*>(o.context)->uc_mcontext;
 #if defined(__x86_64__)
-    const auto& machine = static_cast<const ucontext_t*>(context)->uc_mcontext;
     const auto at = [&machine](int i) { return static_cast<std::uintptr_t>(machine.gregs[i]); };
     f.where.instruction = at(REG_RIP);
     f.where.stack_pointer = at(REG_RSP);
@@ -114,62 +183,318 @@ fault describe(int signal, const siginfo_t& info, const void* context) noexcept 
         // Processors that cannot refuse to execute do not set the bit.
         f.access = f.address == f.where.instruction ? fault_access::execute : f.access;
     }
+#elif defined(__aarch64__)
+    f.where.instruction = machine.pc;
+    f.where.stack_pointer = machine.sp;
+    f.where.frame_pointer = machine.regs[29];
+    for (int i = 0; i < 16; ++i) {
+        f.where.registers[i] = machine.regs[i];
+    }
+    f.access = f.has_address && f.address == machine.pc ? fault_access::execute : fault_access::unknown;
 #else
-    static_cast<void>(context);
+    static_cast<void>(machine);
 #endif
     return f;
 }
 
-/// Effects: tells of an abort if there is something to tell, and lets it go on.
-void on_abort(const siginfo_t& info, const void* context) noexcept {
-    // abort sends the signal to its own thread. What kill sends may come at any point of the code, within a lock, say.
-    if (!telling && info.si_code == SI_TKILL && info.si_pid == ::getpid()) {
+place place_of(const occasion& o) noexcept {
+    const fault f = describe(o);
+    return {f.where.instruction, f.where.stack_pointer, f.address};
+}
+
+// ---- the page that refused
+// -------------------------------------------------------------------------------------------
+
+std::uintptr_t page_of(const occasion& o) noexcept {
+    return reinterpret_cast<std::uintptr_t>(o.info->si_addr) & ~(static_cast<std::uintptr_t>(page_size()) - 1);
+}
+
+/// Effects: nothing else is mapped where the thread faulted, by this library or by another thread: if the instruction
+/// is executed again, it faults again. Nothing if there is a mapping already.
+void pin(occasion& o) noexcept {
+    if (o.signal == SIGABRT || o.info->si_code <= 0 || o.info->si_code == SI_KERNEL) {
+        return;
+    }
+    const std::uintptr_t page = page_of(o);
+    const long got = ::syscall(SYS_mmap, page, page_size(), PROT_NONE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0L);
+    o.pinned = got != -1 && static_cast<std::uintptr_t>(got) == page;
+    if (got != -1 && !o.pinned) {  // a kernel that does not know the flag
+        ::syscall(SYS_munmap, got, page_size());
+    }
+}
+
+void unpin(occasion& o) noexcept {
+    if (o.pinned) {
+        ::syscall(SYS_munmap, page_of(o), page_size());
+        o.pinned = false;
+    }
+}
+
+/// Returns: true if the access would not fault now. Asks the kernel to look there, which changes nothing.
+bool is_resolved(const occasion& o) noexcept {
+    const fault f = describe(o);
+    if (!f.has_address || f.access == fault_access::execute) {
+        return false;
+    }
+    if (f.access == fault_access::write) {
+        // Adds 0 to the word, and wakes nobody.
+        std::uint32_t own = 0;
+        constexpr std::uintptr_t word = alignof(std::uint32_t) - 1;
+        constexpr unsigned add_nothing = FUTEX_OP(FUTEX_OP_ADD, 0, FUTEX_OP_CMP_EQ, 0);
+        return ::syscall(SYS_futex, &own, FUTEX_WAKE_OP_PRIVATE, 0, 0, f.address & ~word, add_nothing) >= 0 ||
+               errno != EFAULT;
+    }
+    // The set is read before it is seen that there is no such way to change the mask.
+    constexpr int no_such_way = -1;
+    constexpr std::uintptr_t word = sizeof(signal_set) - 1;
+    return ::syscall(SYS_rt_sigprocmask, no_such_way, f.address & ~word, nullptr, sizeof(signal_set)) == 0 ||
+           errno != EFAULT;
+}
+
+// ---- telling
+// ---------------------------------------------------------------------------------------------------------
+
+/// Effects: waits for the thread that has the word, which is to come to its end first. Returns: false if that takes
+/// too long.
+bool wait_for_the_teller() noexcept {
+    int waited = 0;
+    while (waited < longest_wait_ms && state.load(std::memory_order_acquire) == phase::telling) {
+        sleep_ms(10);
+        waited += 10;
+    }
+    sleep_ms(head_start_ms);
+    return waited < longest_wait_ms;
+}
+
+bool begin_telling() noexcept {
+    for (;;) {
         phase expected = phase::waiting;
         if (state.compare_exchange_strong(expected, phase::telling, std::memory_order_acq_rel)) {
+            return true;
+        }
+        if (expected == phase::off || !wait_for_the_teller()) {
+            return false;
+        }
+    }
+}
+
+/// Effects: the state after telling, unless the handler was removed meanwhile.
+void end_telling() noexcept {
+    phase expected = phase::telling;
+    state.compare_exchange_strong(expected, phase::waiting, std::memory_order_acq_rel);
+}
+
+struct told_fault {
+    fault what;
+    bool answer = false;
+};
+
+void call_tell(void* context) {
+    told_fault& t = *static_cast<told_fault*>(context);
+    t.answer = listens.tell(t.what, listens.context);
+}
+
+void call_knows(void* context) {
+    told_fault& t = *static_cast<told_fault*>(context);
+    t.answer = listens.knows(t.what, listens.context);
+}
+
+bool knows(const occasion& o) noexcept {
+    told_fault t{describe(o)};
+    survives(call_knows, &t);
+    return t.answer;
+}
+
+void tell(occasion& o) noexcept {
+    if (o.told || o.cramped || telling || !begin_telling()) {
+        return;
+    }
+    told_fault t{describe(o)};
+    telling = true;
+    survives(call_tell, &t);
+    telling = false;
+    o.told = true;
+    end_telling();
+}
+
+// ---- what becomes of the signal
+// --------------------------------------------------------------------------------------
+
+/// Effects: the process ends by this signal when the handler returns. The signal waits, blocked, with all that came
+/// with it; the kernel lets it through when it has put the thread back to the instruction, before that is executed. So
+/// a core dump shows the fault as it was, and it makes no difference what has become of the page.
+void end_process(occasion& o) noexcept {
+    struct sigaction none {};
+    none.sa_handler = SIG_DFL;
+    ::sigaction(o.signal, &none, nullptr);
+    const signal_set mine = set_of(o.signal);
+    change_mask(SIG_BLOCK, &mine, nullptr);
+    o.mask |= mine;
+    // Refused, perhaps, in a sandbox: then the instruction is executed again, on the pinned page.
+    ::syscall(SYS_rt_tgsigqueueinfo, ::getpid(), ::syscall(SYS_gettid), o.signal, o.info);
+}
+
+/// Effects: tells of an abort if there is something to tell, and lets it go on.
+void consider_abort(occasion& o) noexcept {
+    // abort sends the signal to its own thread. What kill sends may come at any point of the code, within a lock, say.
+    if (!telling && !o.cramped && o.info->si_code == SI_TKILL && o.info->si_pid == ::getpid()) {
+        phase expected = phase::waiting;
+        if (state.compare_exchange_strong(expected, phase::telling, std::memory_order_acq_rel)) {
+            told_fault t{describe(o)};
             telling = true;
-            const bool was_told = told(describe(SIGABRT, info, context), told_context);
+            survives(call_tell, &t);
             telling = false;
-            end_telling(was_told ? phase::told : phase::waiting);
-            if (was_told) {  // as after a fault
-                restore_action(SIGSEGV);
-                restore_action(SIGBUS);
-            }
+            end_telling();
         } else if (expected == phase::telling) {
             wait_for_the_teller();
         }
     }
-    hand_on(SIGABRT);
+}
+
+/// Effects: a signal that is no fault goes to the action of before. Where a later handler passed it on to this one,
+/// whoever is in front decides what happens now.
+void pass_on(occasion& o) noexcept {
+    const struct sigaction& former = before[index_of(o.signal)];
+    o.ask = o.may_ask && is_handler(former);
+    if (!o.ask && o.in_front && former.sa_handler != SIG_IGN) {
+        end_process(o);
+    }
+}
+
+bool is_in_front(const occasion& o) noexcept {
+    struct sigaction now {};
+    return ::sigaction(o.signal, nullptr, &now) == 0 && is_ours(now);
+}
+
+/// True if the handler of before, asked about this very fault, has passed it on to us.
+bool comes_round(const occasion& o, std::uintptr_t frame) noexcept {
+    return asking.context == o.context && frame < asking.frame;
+}
+
+void consider(void* argument) {
+    occasion& o = *static_cast<occasion*>(argument);
+    const signal_set faults = set_of(SIGSEGV) | set_of(SIGBUS);
+    change_mask(SIG_UNBLOCK, &faults, nullptr);
+    o.in_front = is_in_front(o);
+    if (o.signal == SIGABRT) {
+        consider_abort(o);
+        pass_on(o);
+        return;
+    }
+    if (o.info->si_code <= 0) {  // sent, not caused
+        pass_on(o);
+        return;
+    }
+    o.here = place_of(o);
+    const bool off = state.load(std::memory_order_acquire) == phase::off;
+    const bool again = o.here == told_at;
+    const bool former = o.may_ask && is_handler(before[index_of(o.signal)]);
+    o.told = again || off;
+    if (!former || (!o.told && knows(o))) {
+        tell(o);
+        told_at = o.here;
+    }
+    if (former) {
+        unpin(o);
+        o.ask = true;
+    } else if (again || off || o.in_front) {
+        end_process(o);
+    }
+}
+
+/// The handler of before has returned.
+void look_again(void* argument) {
+    occasion& o = *static_cast<occasion*>(argument);
+    const signal_set faults = set_of(SIGSEGV) | set_of(SIGBUS);
+    change_mask(SIG_UNBLOCK, &faults, nullptr);
+    const place now_at = place_of(o);
+    if (o.signal == SIGABRT || o.info->si_code <= 0 || now_at.instruction != o.here.instruction ||
+        now_at.stack_pointer != o.here.stack_pointer) {
+        return;
+    }
+    const std::size_t i = index_of(o.signal);
+    struct sigaction now {};
+    if (::sigaction(o.signal, nullptr, &now) == 0 && !is_ours(now)) {
+        if (!is_handler(now)) {
+            tell(o);
+            end_process(o);
+            return;
+        }
+        if (o.in_front) {
+            // It has put itself back, as handlers of old do, or the one that it found.
+            before[i] = now;
+            const struct sigaction mine = our_action();
+            ::sigaction(o.signal, &mine, nullptr);
+        }
+    }
+    if (is_resolved(o)) {
+        refusals = 0;
+        return;
+    }
+    refusals = refused_at == o.here ? refusals + 1 : 1;
+    refused_at = o.here;
+    if (refusals >= most_refusals) {
+        tell(o);
+        told_at = o.here;
+    }
+}
+
+/// Effects: calls the handler of before as the kernel would.
+void ask_former(const occasion& o) noexcept {
+    struct sigaction& former = before[index_of(o.signal)];
+    const int flags = former.sa_flags;
+    const auto with_info = former.sa_sigaction;
+    const auto without = former.sa_handler;
+    signal_set blocked = 0;
+    std::memcpy(&blocked, &former.sa_mask, sizeof blocked);
+    blocked |= (flags & SA_NODEFER) == 0 ? set_of(o.signal) : 0;
+    if ((flags & SA_RESETHAND) != 0) {
+        former.sa_flags = 0;
+        former.sa_handler = SIG_DFL;
+    }
+    change_mask(SIG_BLOCK, &blocked, nullptr);
+    const question outer = asking;
+    asking = {o.context, reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0))};
+    errno = o.error;
+    if ((flags & SA_SIGINFO) != 0) {
+        with_info(o.signal, o.info, o.context);
+    } else {
+        without(o.signal);
+    }
+    asking = outer;
+}
+
+/// True if the thread is on a signal stack that is too small for a report.
+bool is_cramped() noexcept {
+    stack_t now{};
+    return ::syscall(SYS_sigaltstack, nullptr, &now) == 0 && (now.ss_flags & SS_ONSTACK) != 0 &&
+           now.ss_size < roomy_bytes;
+}
+
+void run(void (*step)(void*), occasion& o) noexcept {
+    if (!on_spare_stack(step, &o)) {
+        o.cramped = is_cramped();
+        step(&o);
+    }
 }
 
 void on_signal(int signal, siginfo_t* info, void* context) {
-    const int error = errno;
-    if (signal == SIGABRT) {
-        on_abort(*info, context);
-        errno = error;
-        return;
-    }
-    if (way_back != nullptr) {
+    if (way_back != nullptr && signal != SIGABRT && info->si_code > 0) {
         siglongjmp(*way_back, 1);
     }
-    if (info->si_code <= 0) {  // sent, not caused
-        hand_on(signal);
-        errno = error;
-        return;
+    occasion o{.signal = signal, .error = errno, .info = info, .context = context};
+    change_mask(SIG_BLOCK, nullptr, &o.mask);
+    o.may_ask = !comes_round(o, reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)));
+    pin(o);
+    run(consider, o);
+    if (o.ask) {
+        ask_former(o);
+        o.error = errno;
+        run(look_again, o);
     }
-    phase expected = phase::waiting;
-    if (telling) {  // a fault while telling, where nobody was prepared for it
-        restore_actions();
-    } else if (state.compare_exchange_strong(expected, phase::telling, std::memory_order_acq_rel)) {
-        telling = true;
-        static_cast<void>(told(describe(signal, *info, context), told_context));
-        telling = false;
-        restore_actions();
-        end_telling(phase::told);
-    } else {
-        wait_for_the_teller();
-        restore_actions();
-    }
-    errno = error;
+    change_mask(SIG_SETMASK, &o.mask, nullptr);
+    errno = o.error;
 }
 
 void drop_stack(void* stack) noexcept {
@@ -181,6 +506,12 @@ void drop_stack(void* stack) noexcept {
     }
 }
 
+/// The kernel's frame takes 1 to 3 KiB and more, as the processor has registers. 0: the kernel does not say.
+std::size_t smallest_stack() noexcept {
+    const std::size_t said = ::getauxval(AT_MINSIGSTKSZ);
+    return (said != 0 ? said : std::size_t{2048}) + handler_bytes;
+}
+
 }  // namespace
 
 bool prepare_fault_stack() noexcept {
@@ -188,7 +519,7 @@ bool prepare_fault_stack() noexcept {
         return true;
     }
     stack_t now{};
-    if (::sigaltstack(nullptr, &now) == 0 && (now.ss_flags & SS_DISABLE) == 0) {
+    if (::sigaltstack(nullptr, &now) == 0 && (now.ss_flags & SS_DISABLE) == 0 && now.ss_size >= smallest_stack()) {
         return true;  // somebody else's will do
     }
     pthread_once(&stack_key_once, [] { stack_key_valid = pthread_key_create(&stack_key, drop_stack) == 0; });
@@ -214,25 +545,28 @@ bool prepare_fault_stack() noexcept {
     return true;
 }
 
-bool install_fault_signals(fault_function tell, void* context) noexcept {
+bool install_fault_signals(const fault_listener& listener) noexcept {
     phase expected = phase::off;
-    if (!state.compare_exchange_strong(expected, phase::told, std::memory_order_acq_rel)) {
+    if (!state.compare_exchange_strong(expected, phase::telling, std::memory_order_acq_rel)) {
         return false;
     }
-    told = tell;
-    told_context = context;
+    listens = listener;
     prepare_fault_stack();
+    prepare_spare_stack();
     detail::on_new_thread.store([]() noexcept { prepare_fault_stack(); }, std::memory_order_release);
+    signal_set any = 0;
+    change_mask(SIG_BLOCK, nullptr, &any);  // the loader has found `syscall` now
     state.store(phase::waiting, std::memory_order_release);
-    struct sigaction mine {};
-    mine.sa_sigaction = on_signal;
-    // SA_NODEFER: a fault in the handler comes back here instead of ending the process.
-    mine.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    sigemptyset(&mine.sa_mask);
+    const struct sigaction mine = our_action();
     for (std::size_t i = 0; i < signal_count; ++i) {
-        // What was there must be known before a fault can happen.
-        if (::sigaction(fault_signals[i], nullptr, &before[i]) != 0 ||
-            ::sigaction(fault_signals[i], &mine, nullptr) != 0) {
+        // What was there must be known before a fault can happen. Ours, if a later handler has put it back: what was
+        // there before that is known then.
+        struct sigaction now {};
+        const bool known = ::sigaction(fault_signals[i], nullptr, &now) == 0;
+        if (known && !is_ours(now)) {
+            before[i] = now;
+        }
+        if (!known || ::sigaction(fault_signals[i], &mine, nullptr) != 0) {
             remove_fault_signals();
             return false;
         }
@@ -257,7 +591,8 @@ bool telling_fault() noexcept {
 bool survives(void (*step)(void* context), void* context) noexcept {
     sigjmp_buf here;
     sigjmp_buf* volatile const outer = way_back;
-    if (sigsetjmp(here, 0) != 0) {
+    // With the signals' mask: a later handler may have blocked the signal before it passed it on to ours.
+    if (sigsetjmp(here, 1) != 0) {
         way_back = outer;
         return false;
     }

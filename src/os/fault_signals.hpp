@@ -20,24 +20,40 @@ struct interruption {
 struct fault {
     bool aborted = false;      ///< no access at all: the thread called abort
     bool bus_error = false;    ///< SIGBUS: there is a mapping, but no memory behind it
+    bool unmapped = false;     ///< nothing was mapped at the address
     bool has_address = false;  ///< false: the processor does not say, as for an address that cannot exist
     std::uintptr_t address = 0;
     fault_access access = fault_access::unknown;
     interruption where;
 };
 
-/// Told of a fault, in the thread that faulted, in the signal handler. Returns: false if there was nothing to tell, as
-/// may be with a thread that aborted.
-using fault_function = bool (*)(const fault& f, void* context) noexcept;
+/// Who is told of faults. Both are called in the thread that faulted, in the signal handler, on a stack with room
+/// (spare_stack.hpp), and may fault themselves: then they are left.
+struct fault_listener {
+    /// Returns: true if the address is one that nobody else has an answer to. Any threads at once.
+    bool (*knows)(const fault& f, void* context) noexcept = nullptr;
+    /// Tells; one thread at a time. Returns: false if there was nothing to tell, as may be with a thread that aborted.
+    bool (*tell)(const fault& f, void* context) noexcept = nullptr;
+    void* context = nullptr;
+};
 
-/// Effects: \p tell is called at the first fault of the process from now on. Then the actions of before are in place
-///   again, and the faulting instruction is executed again: whoever handled faults before gets this one, or the process
-///   ends, and a core dump shows the instruction. Other threads that fault meanwhile wait, some seconds at most.
+/// Effects: \p listener is told of faults from now on. What becomes of one:
+///   - Where no handler was installed before this one: it is told of, then the process ends by that signal, with the
+///     registers of the faulting instruction and the signal's own information, whatever was mapped or made accessible
+///     meanwhile.
+///   - A handler of before comes first, unless the listener knows the address: programs resolve faults of their own.
+///     If it resolves the fault (the page gives access, or the thread goes on elsewhere), nothing is told. If it gives
+///     up (the default action is in place when it returns), or the same instruction is refused again and again, the
+///     fault is told of. It is called with the signal's information on the signal's stack, and this one stays in place.
+///   - A handler that was installed later and passes the fault on has it told of. If the instruction faults once more,
+///     and no handler of before is left, the process ends by the signal.
+///   - Told of once: the same instruction at the same address in the same thread is not told of twice in a row.
+///   Other threads that fault while one is told of wait, some seconds at most, and then have theirs told of.
 ///   Threads that are numbered from now on (see this_thread) get a signal stack of their own, and so does the caller.
 ///   A signal that another process or thread sent is no fault, and goes to the action of before. An abort goes there,
 ///   too, once it was told of.
 /// Returns: false, nothing changed, if this is in effect already, or the system refuses.
-bool install_fault_signals(fault_function tell, void* context) noexcept;
+bool install_fault_signals(const fault_listener& listener) noexcept;
 
 /// True from install_fault_signals() to remove_fault_signals().
 [[nodiscard]] bool faults_are_told() noexcept;
@@ -45,8 +61,9 @@ bool install_fault_signals(fault_function tell, void* context) noexcept;
 /// Effects: puts the actions of before in place again, where nobody else has changed them since.
 void remove_fault_signals() noexcept;
 
-/// Effects: gives the calling thread a signal stack until it ends, unless it has one. A fault in a thread that has none
-///   is told on its usual stack, which is not possible when that is used up.
+/// Effects: gives the calling thread a signal stack until it ends, unless it has one that the kernel can enter a signal
+///   handler on. A fault in a thread that has none begins on its usual stack, which is not possible when that is used
+///   up.
 /// Returns: false if the system refuses.
 bool prepare_fault_stack() noexcept;
 

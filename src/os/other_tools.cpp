@@ -52,6 +52,10 @@ void tell_defined(const void* p, std::size_t bytes) noexcept {
     static_cast<void>(VALGRIND_MAKE_MEM_DEFINED(p, bytes));
 }
 
+void tell_stack(const void* low, const void* high) noexcept {
+    static_cast<void>(VALGRIND_STACK_REGISTER(low, high));
+}
+
 unseen_by_valgrind::unseen_by_valgrind(bool active) noexcept : active_(active) {
     if (active_) {
         VALGRIND_DISABLE_ERROR_REPORTING;
@@ -75,6 +79,7 @@ void tell_freed(const void*) noexcept {}
 void tell_inaccessible(const void*, std::size_t) noexcept {}
 void tell_undefined(const void*, std::size_t) noexcept {}
 void tell_defined(const void*, std::size_t) noexcept {}
+void tell_stack(const void*, const void*) noexcept {}
 
 unseen_by_valgrind::unseen_by_valgrind(bool active) noexcept : active_(active) {}
 unseen_by_valgrind::~unseen_by_valgrind() = default;

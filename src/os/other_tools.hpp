@@ -39,6 +39,9 @@ void tell_inaccessible(const void* p, std::size_t bytes) noexcept;
 void tell_undefined(const void* p, std::size_t bytes) noexcept;
 void tell_defined(const void* p, std::size_t bytes) noexcept;
 
+/// Effects: Valgrind takes [low, high) for a stack that the program switches to.
+void tell_stack(const void* low, const void* high) noexcept;
+
 /// While one exists, Memcheck reports no errors of this thread: this library reads what its users may not.
 class unseen_by_valgrind {
 public:

@@ -1,6 +1,7 @@
 #include "report/dispatch.hpp"
 
 #include "os/output.hpp"
+#include "os/spare_stack.hpp"
 #include "os/thread.hpp"
 #include "report/wording.hpp"
 #include "report/writer.hpp"
@@ -37,13 +38,25 @@ void raw_line(const report& r) noexcept {
     os::write_all(standard_error, text.data(), text.size());
 }
 
+// The handler gets a stack of its own: the program's may be a small thread's or a fiber's, and where those end cannot
+// be found out.
 action hand_over(report_handler& handler, const report& r) noexcept {
+    struct call {
+        report_handler& handler;
+        const report& what;
+        action answer;
+    } c{handler, r, action::abort};
     under_way.fetch_add(1, std::memory_order_relaxed);
     ++depth;
-    const action answer = handler.handle(r);
+    os::with_room(
+        [](void* context) {
+            call& mine = *static_cast<call*>(context);
+            mine.answer = mine.handler.handle(mine.what);
+        },
+        &c);
     --depth;
     under_way.fetch_sub(1, std::memory_order_release);
-    return answer;
+    return c.answer;
 }
 
 [[noreturn]] void end_process() noexcept {

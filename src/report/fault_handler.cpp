@@ -2,6 +2,7 @@
 
 #include "metadata/registry.hpp"
 #include "os/fault_signals.hpp"
+#include "os/operands.hpp"
 #include "os/output.hpp"
 #include "os/stack_bounds.hpp"
 #include "os/thread.hpp"
@@ -50,39 +51,147 @@ bool is_stack_overflow(const os::fault& f) noexcept {
     return on_stack && f.address >= sp - below_stack && f.address < end;
 }
 
-/// Whether a register holds nothing but \p fill, or nearly so: an offset from such a pointer.
-bool has_pointer_of(unsigned char fill, const os::fault& f) noexcept {
+/// Whether \p p is nothing but \p fill, or nearly so: an offset from such a pointer.
+bool is_made_of(unsigned char fill, std::uintptr_t p) noexcept {
     constexpr std::uintptr_t ones = 0x0101'0101'0101'0101;
-    for (const std::uintptr_t value : f.where.registers) {
-        if ((value ^ ones * fill) >> 16 == 0) {
-            return true;
-        }
-    }
-    return false;
+    return (p ^ ones * fill) >> 16 == 0;
 }
 
-void explain_address(const os::fault& f, report& r) noexcept {
+/// The processor names no address: what the instruction made it from has to tell. Other registers hold what was there
+/// before.
+void explain_impossible(finding& f) noexcept {
+    struct question {
+        const os::interruption& where;
+        os::operands used;
+    } q{f.fault.where, {}};
+    os::survives(
+        [](void* context) {
+            question& mine = *static_cast<question*>(context);
+            os::pointers_used(mine.where, mine.used);
+        },
+        &q);
+    report& r = f.result;
+    for (unsigned i = 0; i < q.used.count; ++i) {
+        if (is_made_of(0xDD, q.used.values[i])) {
+            r.fault_cause = "a pointer that was itself read from freed memory, 0xdddd…";
+            r.hint = "the object that holds the pointer was freed before";
+            return;
+        }
+        if (is_made_of(0xAA, q.used.values[i])) {
+            r.fault_cause = "a pointer that was itself read from memory never written, 0xaaaa…";
+            r.hint = "the object that holds the pointer was not initialised";
+            return;
+        }
+    }
+    r.fault_cause = "an address that cannot exist";
+    r.hint = "the pointer was overwritten, or never initialised";
+}
+
+/// A resource whose own object the address lies in. Returns: false if there is none.
+bool explain_object(const os::fault& f, report& r) noexcept {
+    const resource_ref object = metadata::peek_object_at(f.address);
+    // Where something is mapped, the memory of a dead one may be somebody else's since.
+    if (object.id == 0 || !f.unmapped) {
+        return false;
+    }
+    r.resource = object;
+    if (object.alive) {
+        r.fault_cause = "the object of a resource, whose memory is gone though it was not destroyed";
+        r.hint = "a resource must be destroyed before its memory goes away, and outlive all that allocates from it";
+    } else {
+        r.kind = error_kind::destroyed_resource;
+    }
+    return true;
+}
+
+/// A dead resource that had the address. Returns: false if none is known.
+bool explain_former(const os::fault& f, report& r) noexcept {
+    metadata::owned_block was;
+    const resource_ref owner = metadata::peek_former_owner(f.address, &was);
+    if (owner.id == 0) {
+        return false;
+    }
+    r.owner = owner;
+    r.block = was.block;
+    r.allocated = was.allocated;
+    r.fault_cause = f.unmapped ? "memory that a resource had which is destroyed"
+                               : "memory that a resource had which is destroyed, unless it is somebody else's since";
+    r.hint = "the resource must outlive all that allocates from it";
+    return true;
+}
+
+void explain_address(finding& found) noexcept {
+    const os::fault& f = found.fault;
+    report& r = found.result;
     r.kind = error_kind::fault;
-    if (!f.has_address && has_pointer_of(0xDD, f)) {
-        r.fault_cause = "a pointer that was itself read from freed memory, 0xdddd…";
-        r.hint = "the object that holds the pointer was freed before";
-    } else if (!f.has_address && has_pointer_of(0xAA, f)) {
-        r.fault_cause = "a pointer that was itself read from memory never written, 0xaaaa…";
-        r.hint = "the object that holds the pointer was not initialised";
-    } else if (!f.has_address) {
-        r.fault_cause = "an address that cannot exist";
-        r.hint = "the pointer was overwritten, or never initialised";
+    if (!f.has_address) {
+        explain_impossible(found);
     } else if (f.address < first_page_of_anything) {
         r.fault_cause = "a null pointer, not memory of any pmr_debug resource";
         r.hint = "a member of an object at a null pointer has its offset as address";
+    } else if (explain_object(f, r)) {
+        return;
     } else if (is_stack_overflow(f)) {
         r.fault_cause = "the thread's stack is used up";
         r.hint = "look for endless recursion, or a large local array";
+    } else if (explain_former(f, r)) {
+        return;
     } else if (f.bus_error) {
         r.fault_cause = "mapped, but without memory behind it; not memory of any pmr_debug resource";
         r.hint = "a mapped file was cut, or the system ran out of memory";
     } else {
         r.fault_cause = "not memory of any pmr_debug resource";
+    }
+}
+
+// ---- a resource that is used before it is constructed
+// ----------------------------------------------------------------
+
+/// What the frames of a fault near null say.
+struct frames_seen {
+    std::uintptr_t innermost = 0;   ///< return address; inlined frames share it
+    bool calls_a_resource = false;  ///< the innermost is memory_resource's own function, or this library's
+    bool in_library = false;
+    bool before_main = false;  ///< statics are being constructed
+};
+
+/// Statics are zero until they are constructed. So there are no virtual functions yet, and the call through them reads
+/// close to address 0; or they are not needed, and the resource's core is null.
+void look_for_early_use(void* context) {
+    finding& f = *static_cast<finding*>(context);
+    report& r = f.result;
+    frames_seen seen;
+    resolve(
+        r.here,
+        [](const resolved_frame& frame, void* argument) noexcept {
+            frames_seen& s = *static_cast<frames_seen*>(argument);
+            const std::string_view name = frame.function;
+            const auto has = [name](std::string_view part) { return name.find(part) != std::string_view::npos; };
+            s.innermost = s.innermost == 0 ? frame.address : s.innermost;
+            if (frame.address == s.innermost) {
+                s.in_library = s.in_library || frame.in_library;
+                s.calls_a_resource = s.calls_a_resource || has("pmr::memory_resource::") || frame.in_library;
+            }
+            s.before_main = s.before_main || has("__static_initialization_and_destruction_") ||
+                            has("_GLOBAL__sub_I_") || has("_GLOBAL__I_") || has("__cxx_global_var_init");
+        },
+        &seen);
+    // Of the virtual functions: the destructors have the first two places.
+    constexpr std::uintptr_t first_call = 2 * sizeof(void*);
+    constexpr std::uintptr_t last_call = 4 * sizeof(void*);
+    const bool virtual_call =
+        r.access == access_kind::read && f.fault.address >= first_call && f.fault.address <= last_call;
+    if (!seen.calls_a_resource || (!seen.in_library && !virtual_call)) {
+        return;
+    }
+    if (seen.before_main) {
+        r.fault_cause = "resource used before its construction, its object is still zero";
+        r.hint =
+            "statics of different files are constructed in no defined order: make the resource a static of a function "
+            "that returns it";
+    } else {
+        r.fault_cause = "resource that is not constructed, or was overwritten: its object is zero";
+        r.hint = "look at where the resource is constructed, and what else writes there";
     }
 }
 
@@ -120,9 +229,12 @@ void explain_finding(const metadata::address_finding& found, report& r) noexcept
 void classify(void* context) {
     finding& f = *static_cast<finding*>(context);
     metadata::address_finding found;
-    const resource_ref owner = f.fault.has_address ? metadata::find_at(f.fault.address, &found) : resource_ref{};
+    resource_ref owner = f.fault.has_address ? metadata::find_at(f.fault.address, &found) : resource_ref{};
+    if (found.gone_back && !f.fault.unmapped) {
+        owner = {};  // the memory went back to the upstream, and somebody has mapped it since
+    }
     if (owner.id == 0) {
-        explain_address(f.fault, f.result);
+        explain_address(f);
     } else {
         f.result.resource = owner;
         explain_finding(found, f.result);
@@ -166,6 +278,23 @@ bool tell_abort(finding& found) noexcept {
     return true;
 }
 
+/// Freed memory and guards are nobody else's to resolve.
+bool knows(const os::fault& f, void* /*context*/) noexcept {
+    using what = metadata::address_finding::what;
+    metadata::address_finding found;
+    if (f.aborted || !f.has_address || f.address < first_page_of_anything) {
+        return false;
+    }
+    if (metadata::find_at(f.address, &found).id == 0) {
+        return f.unmapped && metadata::peek_object_at(f.address).id != 0;
+    }
+    if (found.gone_back && !f.unmapped) {
+        return false;
+    }
+    return found.is == what::freed_block || found.is == what::retired_unit || found.is == what::guard_after ||
+           found.is == what::guard_before;
+}
+
 bool tell(const os::fault& f, void* context) noexcept {
     finding found{f, *static_cast<const fault_handler_options*>(context), {}};
     if (f.aborted) {
@@ -183,6 +312,9 @@ bool tell(const os::fault& f, void* context) noexcept {
         r.fault_cause = "the records about this address are damaged";
     }
     r.here = stack::capture_interrupted(f.where, found.options.frames);
+    if (r.kind == error_kind::fault && f.has_address && f.address < first_page_of_anything) {
+        os::survives(look_for_early_use, &found);
+    }
     if (!os::survives(hand_over, &found)) {
         os::survives(write_raw, &found);
     }
@@ -192,7 +324,7 @@ bool tell(const os::fault& f, void* context) noexcept {
 }  // namespace
 
 fault_handler::fault_handler(const fault_handler_options& o) noexcept
-    : options_(o), installed_(os::install_fault_signals(tell, &options_)) {}
+    : options_(o), installed_(os::install_fault_signals({.knows = knows, .tell = tell, .context = &options_})) {}
 
 fault_handler::~fault_handler() {
     if (installed_) {

@@ -40,6 +40,21 @@ bool tracking_owns(void* core, const void* p, metadata::owned_block* out) noexce
     return true;
 }
 
+bool tracking_describes(void* core, std::uintptr_t address, metadata::address_finding* out) noexcept {
+    bool found = false;
+    static_cast<const tracking_core*>(core)->blocks.peek([&](const metadata::block_entry& e) noexcept {
+        const auto start = reinterpret_cast<std::uintptr_t>(e.address);
+        if (address < start || address - start >= e.size) {
+            return true;
+        }
+        found = true;
+        *out = metadata::find_in(address, metadata::describe(e), e.allocated, e.freed);
+        out->gone_back = !e.live;
+        return !e.live;  // a live block may have the address now
+    });
+    return found;
+}
+
 }  // namespace
 
 tracking_core* tracking_core::make(std::pmr::memory_resource* upstream, const tracking_options& o, const policy& p,
@@ -71,6 +86,9 @@ tracking_core* tracking_core::make(std::pmr::memory_resource* upstream, const tr
     core->self = metadata::register_resource(metadata::resource_kind::tracking, type_name, o.name, owner, upstream,
                                              core, born, core->shape.checks ? tracking_owns : nullptr,
                                              stats_by_address<tracking_resource_base>);
+    if (core->shape.checks) {
+        metadata::set_describe_address(core->self, tracking_describes);
+    }
     metadata::set_fork(core->self, [](void* c, os::fork_locks& locks) noexcept {
         auto& mine = *static_cast<tracking_core*>(c);
         mine.blocks.hold(locks);

@@ -1,6 +1,7 @@
 // Each fault happens in a forked child: how the child ended and what it wrote are both looked at.
 
 #include <pmr_debug/canary_resource.hpp>
+#include <pmr_debug/collecting_handler.hpp>
 #include <pmr_debug/end_of_page_resource.hpp>
 #include <pmr_debug/fault_handler.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
@@ -306,6 +307,166 @@ TEST(fault_handler, explains_pointers_read_from_freed_memory) {
     EXPECT_TRUE(o.says("a pointer that was itself read from freed memory")) << o.text;
 }
 
+#if defined(__x86_64__)
+constexpr std::uintptr_t of_freed_memory = 0xDDDD'DDDD'DDDD'DDDD;
+constexpr std::uintptr_t of_fresh_memory = 0xAAAA'AAAA'AAAA'AAAA;
+constexpr std::uintptr_t wild = 0x1234'5678'9ABC'DEF0;
+
+TEST(fault_handler, a_register_that_the_instruction_does_not_use_explains_nothing) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    for (void (*const crash)() :
+         {+[] {
+              asm volatile("movb (%0), %%al" : : "d"(wild), "c"(of_freed_memory), "S"(of_fresh_memory) : "rax");
+          },
+          +[] {
+              asm volatile("movb %%cl, 8(%0)" : : "d"(wild), "c"(of_freed_memory), "S"(of_fresh_memory) : "rax");
+          },
+          +[] {
+              asm volatile("call *%0" : : "d"(wild), "c"(of_freed_memory), "S"(of_fresh_memory) : "rax");
+          }}) {
+        static void (*next)();
+        next = crash;
+        const outcome o = run([] {
+            const fault_handler explain;
+            next();
+        });
+        EXPECT_EQ(o.signal, SIGSEGV) << o.text;
+        EXPECT_TRUE(o.says("an address that cannot exist")) << o.text;
+    }
+}
+
+TEST(fault_handler, registers_of_the_address_explain_it) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    // A pointer to what was freed, in each of the ways that instructions have.
+    static std::uintptr_t holds = of_freed_memory;
+    for (void (*const crash)() :
+         {+[] {
+              asm volatile("movb (%0), %%al" : : "d"(of_freed_memory + 40) : "rax");
+          },
+          +[] {
+              asm volatile("movq %%rax, 0x1000(%0)" : : "r"(of_freed_memory) : "rax");
+          },
+          +[] {
+              asm volatile("movl (%0,%1,4), %%eax" : : "r"(of_freed_memory), "r"(3L) : "rax");
+          },
+          +[] {
+              asm volatile("movq %0, %%r13\n movzwl 6(%%r13), %%eax" : : "r"(of_freed_memory) : "rax", "r13");
+          },
+          +[] {
+              asm volatile("movups (%0), %%xmm1" : : "r"(of_freed_memory) : "xmm1");
+          },
+          +[] {
+              asm volatile("rep stosb" : : "D"(of_freed_memory), "c"(4L), "a"(0L) : "memory");
+          },
+          +[] {
+              asm volatile("call *%0" : : "r"(of_freed_memory) : "rax");
+          },
+          +[] {
+              asm volatile("call *(%0)" : : "r"(&holds) : "rax");
+          },
+          +[] {
+              asm volatile("push %0\n ret" : : "r"(of_freed_memory) : "rax");
+          }}) {
+        static void (*next)();
+        next = crash;
+        const outcome o = run([] {
+            const fault_handler explain;
+            next();
+        });
+        EXPECT_EQ(o.signal, SIGSEGV) << o.text;
+        EXPECT_TRUE(o.says("a pointer that was itself read from freed memory")) << o.text;
+    }
+}
+#endif
+
+TEST(fault_handler, a_destroyed_resource_whose_memory_is_gone_is_named) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run([] {
+        const fault_handler explain;
+        void* const place = ::mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        auto* const resource = ::new (place) pmr_debug::tracking_resource({.name = "gone"});
+        resource->~basic_tracking_resource();
+        ::munmap(place, page);
+        allocating_function(*static_cast<std::pmr::memory_resource*>(place), 8);
+    });
+    EXPECT_EQ(o.signal, SIGSEGV);
+    EXPECT_TRUE(o.text.starts_with("pmr_debug: destroyed_resource: \"gone\" was used after its destruction")) << o.text;
+    EXPECT_NE(o.trace("here").find("allocating_function"), std::string::npos) << o.text;
+}
+
+TEST(fault_handler, a_resource_whose_memory_went_away_before_it_is_named) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run([] {
+        const fault_handler explain;
+        void* const place = ::mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        ::new (place) pmr_debug::tracking_resource({.name = "alive"});
+        ::munmap(place, page);
+        allocating_function(*static_cast<std::pmr::memory_resource*>(place), 8);
+    });
+    EXPECT_EQ(o.signal, SIGSEGV);
+    EXPECT_TRUE(o.says("was read: the object of a resource, whose memory is gone though it was not destroyed"))
+        << o.text;
+    EXPECT_TRUE(o.says("\"alive\" (tracking_resource")) << o.text;
+}
+
+TEST(fault_handler, memory_of_a_destroyed_resource_is_told_from_nobodys) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run([] {
+        struct mapper final : std::pmr::memory_resource {
+            void* do_allocate(std::size_t, std::size_t) override {
+                return ::mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            }
+            void do_deallocate(void*, std::size_t, std::size_t) override {}
+            [[nodiscard]] bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override {
+                return this == &other;
+            }
+        } maps;
+        const fault_handler explain;
+        char* late = nullptr;
+        {
+            pmr_debug::collecting_handler silent;
+            pmr_debug::tracking_resource former(&maps, {.name = "former", .handler = &silent});
+            late = static_cast<char*>(allocating_function(former, 100));
+        }
+        ::munmap(late, page);
+        faulting_write(late + 5);
+    });
+    EXPECT_EQ(o.signal, SIGSEGV);
+    EXPECT_TRUE(o.says("was written: memory that a resource had which is destroyed\n")) << o.text;
+    EXPECT_TRUE(o.says("\"former\" (tracking_resource")) << o.text;
+    EXPECT_NE(o.trace("allocated").find("allocating_function"), std::string::npos) << o.text;
+}
+
+TEST(fault_handler, a_freed_block_that_was_unmapped_is_named_by_its_tracking_resource) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run([] {
+        const fault_handler explain;
+        pmr_debug::tracking_resource resource({.name = "tracked"});
+        auto* const p = static_cast<char*>(allocating_function(resource, 1'000'000));
+        freeing_function(resource, p, 1'000'000);
+        faulting_read(p + 4096);
+    });
+    EXPECT_EQ(o.signal, SIGSEGV);
+    EXPECT_TRUE(o.text.starts_with("pmr_debug: use_after_free: freed 1000000-byte block")) << o.text;
+    EXPECT_TRUE(o.says("\"tracked\" (tracking_resource")) << o.text;
+}
+
+TEST(fault_handler, what_was_mapped_again_is_not_the_former_owners) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run([] {
+        const fault_handler explain;
+        pmr_debug::tracking_resource resource({.name = "tracked"});
+        auto* const p = static_cast<char*>(allocating_function(resource, 1'000'000));
+        freeing_function(resource, p, 1'000'000);
+        auto* const start = reinterpret_cast<char*>(reinterpret_cast<std::uintptr_t>(p) & ~std::uintptr_t{page - 1});
+        ::mmap(start + page, page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+        faulting_write(start + page);
+    });
+    EXPECT_EQ(o.signal, SIGSEGV);
+    EXPECT_TRUE(o.text.starts_with("pmr_debug: fault: ")) << o.text;
+    EXPECT_FALSE(o.says("tracked")) << o.text;
+}
+
 TEST(fault_handler, shows_who_called_through_a_bad_pointer) {
     SKIP_WHERE_SANITIZERS_OWN_FAULTS();
     for (const bool null : {true, false}) {
@@ -492,15 +653,15 @@ TEST(fault_handler, the_handler_of_before_gets_the_fault_afterwards) {
         mine.sa_flags = SA_SIGINFO;
         mine.sa_sigaction = [](int, siginfo_t* info, void*) {
             constexpr std::string_view text = "the handler of before\n";
-            const bool same = info->si_addr == reinterpret_cast<void*>(0x18);
+            const bool same = info->si_addr == reinterpret_cast<void*>(the_stage().base + 164);
             ::_exit(same && ::write(STDERR_FILENO, text.data(), text.size()) > 0 ? 42 : 1);
         };
         ::sigaction(SIGSEGV, &mine, nullptr);
         const fault_handler explain;
-        faulting_read(reinterpret_cast<const char*>(0x18));
+        faulting_read(set_stage(address_finding::what::guard_after) + 164);
     });
     EXPECT_EQ(o.status, 42);
-    EXPECT_TRUE(o.text.starts_with("pmr_debug: fault: ")) << o.text;
+    EXPECT_TRUE(o.text.starts_with("pmr_debug: overrun: ")) << o.text;
     EXPECT_TRUE(o.text.ends_with("the handler of before\n")) << o.text;
 }
 
