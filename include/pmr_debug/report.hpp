@@ -36,7 +36,7 @@ enum class error_kind : std::uint8_t {
     underrun,               ///< bytes before the block were written. The block is quarantined, not used again
     use_after_free,         ///< a freed block was accessed
     write_after_free,       ///< bytes of a freed block were written. The memory is quarantined, not used again
-    foreign_thread,         ///< used by a second thread. The call is carried out
+    foreign_thread,         ///< used by a second thread, or two threads at once in its upstream. It is carried out
     destroyed_resource,     ///< the resource is dead. The call is ignored; an allocation throws bad_alloc
     live_at_destruction,    ///< blocks were in use when their resource's memory went away
     bad_alignment,          ///< alignment that is no power of two. bad_alloc. A buffer aligned to less: used as it is
@@ -117,12 +117,13 @@ struct report {
     bool has_given = false;         ///< given_size and given_alignment apply
     std::size_t given_size = 0;
     std::size_t given_alignment = 0;
-    const void* first_bad = nullptr;      ///< first damaged byte; null if none
-    std::size_t bad_bytes = 0;            ///< damaged bytes found in the guard or the fill
-    std::uint8_t bad_value = 0;           ///< what stands at `first_bad`
-    std::uint8_t expected_value = 0;      ///< what should
-    std::uint32_t thread = 0;             ///< number of the reporting thread
-    std::uint32_t other_thread = 0;       ///< foreign_thread: the thread the resource is bound to
+    const void* first_bad = nullptr;  ///< first damaged byte; null if none
+    std::size_t bad_bytes = 0;        ///< damaged bytes found in the guard or the fill
+    std::uint8_t bad_value = 0;       ///< what stands at `first_bad`
+    std::uint8_t expected_value = 0;  ///< what should
+    std::uint32_t thread = 0;         ///< number of the reporting thread
+    /// foreign_thread: the thread the resource is bound to, or that is in the upstream (`owner`, by its type).
+    std::uint32_t other_thread = 0;
     std::size_t limit = 0;                ///< limit_exceeded, arena_overflow: the limit, bytes or blocks
     std::size_t in_use = 0;               ///< limit_exceeded, arena_overflow: what was in use
     trace_id here = trace_id::none;       ///< where the error was noticed

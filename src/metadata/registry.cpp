@@ -284,6 +284,7 @@ resource_record* register_resource(resource_kind kind, const char* type, std::st
     r->stats = stats;
     r->hold = nullptr;
     r->kind = kind;
+    r->unchecked = false;
     r->born = born;
     r->died = trace_id::none;
     r->type = type;
@@ -302,6 +303,19 @@ void set_describe_address(resource_record* r, describe_address_function f) noexc
     if (r != nullptr) {
         r->describe_address.store(f, std::memory_order_release);
     }
+}
+
+void set_unchecked(resource_record* r, bool unchecked) noexcept {
+    if (r != nullptr) {
+        const std::scoped_lock hold(guard);
+        r->unchecked = unchecked;
+    }
+}
+
+bool is_unchecked(const void* address) noexcept {
+    const std::scoped_lock hold(guard);
+    const resource_record* const r = find_living(address);
+    return r != nullptr && r->unchecked;
 }
 
 void set_fork(resource_record* r, fork_function f) noexcept {

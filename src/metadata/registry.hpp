@@ -76,6 +76,7 @@ struct resource_record {
     stats_function stats = nullptr;
     fork_function hold = nullptr;
     resource_kind kind = resource_kind::other;
+    bool unchecked = false;  ///< for one thread at a time, on the caller's word
     std::atomic<bool> alive{false};
     trace_id born = trace_id::none;
     trace_id died = trace_id::none;
@@ -102,6 +103,12 @@ resource_record* register_resource(resource_kind kind, const char* type, std::st
 
 /// Effects: sets the function that fault reports ask. Null \p r is allowed.
 void set_describe_address(resource_record* r, describe_address_function f) noexcept;
+
+/// Effects: notes that \p r is for one thread at a time. Null \p r is allowed.
+void set_unchecked(resource_record* r, bool unchecked) noexcept;
+
+/// True if the living resource at \p address is one of this library's, and for one thread at a time.
+[[nodiscard]] bool is_unchecked(const void* address) noexcept;
 
 /// Effects: sets the function that a fork asks for locks. Null \p r is allowed.
 void set_fork(resource_record* r, fork_function f) noexcept;

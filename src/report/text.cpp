@@ -170,7 +170,7 @@ private:
         const entry entries[] = {{"reported by ", r_.thread},
                                  {"allocated by ", r_.block.alloc_thread},
                                  {"freed by ", r_.block.free_thread},
-                                 {"bound to ", r_.other_thread}};
+                                 {r_.owner.type.empty() ? "bound to " : "meeting ", r_.other_thread}};
         bool first = true;
         for (const entry& e : entries) {
             if (e.number != 0) {
@@ -251,7 +251,7 @@ private:
                   r_.block.free_thread);
             frames(r_.freed, not_kept);
         }
-        if (r_.kind == error_kind::foreign_thread) {
+        if (r_.kind == error_kind::foreign_thread && r_.owner.type.empty()) {
             title("other use", r_.other_thread);
             frames(r_.other, not_kept);
         }

@@ -223,6 +223,13 @@ void write_headline(writer& out, const report& r) noexcept {
             write_damage(out, r);
             break;
         case error_kind::foreign_thread:
+            if (!r.owner.type.empty()) {
+                out.text("two threads at once in the upstream of ");
+                write_short_name(out, r.resource);
+                out.text(", a ").text(r.owner.type).text(": thread ").number(r.thread);
+                out.text(" came while thread ").number(r.other_thread).text(" was there");
+                break;
+            }
             write_short_name(out, r.resource);
             out.text(" belongs to thread ").number(r.other_thread).text(", but was used by thread ").number(r.thread);
             break;

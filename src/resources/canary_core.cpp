@@ -72,8 +72,10 @@ canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary
         throw std::bad_alloc();
     }
     auto* const core = ::new (place) canary_core;
-    core->upstream = upstream;
+    core->given = upstream;
     core->shape = canary_shape_of(p);
+    const bool watches = core->shape.checks && core->shape.threads == threading::synchronized;
+    core->upstream = watches ? core->watch.over(upstream, core->errors) : upstream;
     core->alloc_frames = p.alloc_frames;
     core->free_frames = p.free_frames;
     core->guard_bytes = core->shape.guards ? p.guard_bytes : 0;
@@ -106,6 +108,8 @@ canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary
     if (core->shape.checks) {
         metadata::set_describe_address(core->self, canary_describes);
     }
+    core->watch.belongs_to(core->self);
+    metadata::set_unchecked(core->self, core->shape.threads == threading::unchecked);
     metadata::set_fork(core->self, [](void* c, os::fork_locks& locks) noexcept {
         auto& mine = *static_cast<canary_core*>(c);
         mine.blocks.hold(locks);

@@ -12,6 +12,7 @@
 #include "resources/canary_pattern.hpp"
 #include "resources/canary_quarantine.hpp"
 #include "resources/thread_binding.hpp"
+#include "resources/upstream_watch.hpp"
 #include "resources/usage.hpp"
 
 #include <pmr_debug/canary_resource.hpp>
@@ -33,7 +34,8 @@ struct canary_layout {
 
 struct canary_core {
     // Read by every call, written never.
-    std::pmr::memory_resource* upstream = nullptr;
+    std::pmr::memory_resource* upstream = nullptr;  // the one given, or `watch` over it
+    std::pmr::memory_resource* given = nullptr;
     canary_shape shape;
     unsigned alloc_frames = 0;
     unsigned free_frames = 0;
@@ -55,6 +57,7 @@ struct canary_core {
 
     alignas(64) canary_quarantine quarantine;
     alignas(64) thread_binding thread;
+    upstream_watch watch;
 
     [[nodiscard]] block_reporter reports() noexcept { return {.errors = errors, .self = self, .blocks = blocks}; }
 

@@ -51,7 +51,7 @@ bool canary_resource_base::do_is_equal(const std::pmr::memory_resource& other) c
 }
 
 std::pmr::memory_resource* canary_resource_base::upstream_resource() const noexcept {
-    return core_->upstream;
+    return core_->given;
 }
 
 std::string_view canary_resource_base::name() const noexcept {

@@ -27,6 +27,7 @@
 #include "report/dispatch.hpp"
 #include "resources/bytes.hpp"
 #include "resources/thread_binding.hpp"
+#include "resources/upstream_watch.hpp"
 #include "resources/usage.hpp"
 
 #include <algorithm>
@@ -159,7 +160,9 @@ struct fence_core {
     bool exact = false;            ///< blocks are aligned to no more than was asked for
     bool reuses = false;           ///< slots of a page are used again, see waiting_list
     std::size_t most_waiting = 0;  ///< of those: so many wait at least
-    std::pmr::memory_resource* upstream = nullptr;
+    std::pmr::memory_resource* upstream = nullptr;  // the one given, or `watch` over it
+    std::pmr::memory_resource* given = nullptr;
+    upstream_watch watch;
     metadata::resource_record* self = nullptr;
     metadata::arena memory;
     error_tally errors;

@@ -33,8 +33,10 @@ fence_core* fence_core::make(std::pmr::memory_resource* upstream, const end_of_p
         throw std::bad_alloc();
     }
     auto* const core = ::new (place) fence_core;
-    core->upstream = upstream;
+    core->given = upstream;
     core->shape = fence_shape_of(p);
+    const bool watches = upstream != nullptr && core->shape.checks && core->shape.threads == threading::synchronized;
+    core->upstream = watches ? core->watch.over(upstream, core->errors) : upstream;
     core->rules = p;
     core->options = o;
     core->limited = o.limit_bytes != 0 || o.limit_blocks != 0;
@@ -84,6 +86,8 @@ end_of_page_resource_base::end_of_page_resource_base(std::pmr::memory_resource* 
                                               core_->shape.checks ? detail::fence::owns : nullptr,
                                               detail::stats_by_address<end_of_page_resource_base>);
     metadata::set_describe_address(core_->self, detail::fence::describe_address);
+    core_->watch.belongs_to(core_->self);
+    metadata::set_unchecked(core_->self, core_->shape.threads == threading::unchecked);
     metadata::set_fork(core_->self, [](void* c, os::fork_locks& locks) noexcept {
         auto& mine = *static_cast<detail::fence_core*>(c);
         locks.take(mine.lock);
@@ -120,7 +124,7 @@ bool end_of_page_resource_base::do_is_equal(const std::pmr::memory_resource& oth
 }
 
 std::pmr::memory_resource* end_of_page_resource_base::upstream_resource() const noexcept {
-    return core_->upstream;
+    return core_->given;
 }
 
 std::string_view end_of_page_resource_base::name() const noexcept {

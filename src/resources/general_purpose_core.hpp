@@ -24,6 +24,7 @@
 #include "report/dispatch.hpp"
 #include "resources/bytes.hpp"
 #include "resources/size_classes.hpp"
+#include "resources/upstream_watch.hpp"
 
 #include <atomic>
 #include <cstddef>
@@ -217,7 +218,9 @@ struct general_purpose_core {
 
     policy rules;
     general_purpose_options options;
-    std::pmr::memory_resource* upstream = nullptr;
+    std::pmr::memory_resource* upstream = nullptr;  ///< the one given, or `watch` over it
+    std::pmr::memory_resource* given = nullptr;
+    upstream_watch watch;
     bool trapping = false;  ///< dead units are made inaccessible
     bool belted = false;    ///< …a slab at a time
     bool over_pages =

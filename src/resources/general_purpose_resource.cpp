@@ -60,7 +60,10 @@ general_purpose_core* make_core(std::pmr::memory_resource* upstream, const gener
     core->limited = o.limit_bytes != 0 || o.limit_blocks != 0;
     core->tally.handler = o.handler;
     core->next_chunk_bytes = std::size_t{1} << 20;
-    core->upstream = upstream;
+    core->given = upstream;
+    // Not with write-protected records: the watch writes while the upstream is called.
+    const bool watches = p.checks && p.threads == threading::synchronized && !p.protect_metadata;
+    core->upstream = watches ? core->watch.over(upstream, core->tally) : upstream;
     if (const metadata::resource_record* const r = metadata::find_resource(upstream);
         r != nullptr && r->kind == metadata::resource_kind::page) {
         // The registry knows the type, so no run-time type information is asked of users' resources.
@@ -130,6 +133,8 @@ general_purpose_resource_base::general_purpose_resource_base(std::pmr::memory_re
         metadata::register_resource(metadata::resource_kind::general_purpose, detail::type_name, o.name,
                                     static_cast<std::pmr::memory_resource*>(this), upstream, core_, born,
                                     detail::owns_block, detail::stats_by_address<general_purpose_resource_base>);
+    core_->watch.belongs_to(core_->record);
+    metadata::set_unchecked(core_->record, p.threads == threading::unchecked);
     metadata::set_describe_address(core_->record, detail::describe_address);
     metadata::set_fork(core_->record, [](void* c, os::fork_locks& locks) noexcept {
         auto& mine = *static_cast<detail::general_purpose_core*>(c);
@@ -189,7 +194,7 @@ bool general_purpose_resource_base::do_is_equal(const std::pmr::memory_resource&
 }
 
 std::pmr::memory_resource* general_purpose_resource_base::upstream_resource() const noexcept {
-    return core_->upstream;
+    return core_->given;
 }
 
 std::string_view general_purpose_resource_base::name() const noexcept {

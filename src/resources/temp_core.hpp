@@ -16,6 +16,7 @@
 #include "report/dispatch.hpp"
 #include "resources/bytes.hpp"
 #include "resources/thread_binding.hpp"
+#include "resources/upstream_watch.hpp"
 
 #include <pmr_debug/temp_resource.hpp>
 
@@ -94,7 +95,8 @@ struct temp_core {
     enum class placed : std::uint8_t { done, overflow, needs_upstream, needs_pages, no_records, damaged };
 
     // Read by every call, written never.
-    std::pmr::memory_resource* upstream = nullptr;
+    std::pmr::memory_resource* upstream = nullptr;  // the one given, or `watch` over it
+    std::pmr::memory_resource* own_upstream = nullptr;
     temp_window* window = nullptr;
     temp_shape shape;
     unsigned alloc_frames = 0;
@@ -136,6 +138,7 @@ struct temp_core {
     temp_mark* marks = nullptr;  // all that exist, youngest first
 
     alignas(64) thread_binding thread;
+    upstream_watch watch;
 
     static temp_core* make(std::pmr::memory_resource* upstream, void* buffer, std::size_t bytes, const temp_options& o,
                            const policy& p, const std::pmr::memory_resource* owner, temp_window* window, trace_id born);

@@ -51,8 +51,10 @@ temp_core* temp_core::make(std::pmr::memory_resource* upstream, void* buffer, st
         throw std::bad_alloc();
     }
     auto* const core = ::new (place) temp_core;
-    core->upstream = upstream;
+    core->own_upstream = upstream;
     core->shape = temp_shape_of(p);
+    const bool watches = core->shape.checks && core->shape.threads == threading::synchronized;
+    core->upstream = watches ? core->watch.over(upstream, core->errors) : upstream;
     core->window = core->shape.checks ? &core->own_window : window;
     core->alloc_frames = p.alloc_frames;
     core->free_frames = p.free_frames;
@@ -95,6 +97,8 @@ temp_core* temp_core::make(std::pmr::memory_resource* upstream, void* buffer, st
     if (core->shape.checks) {
         metadata::set_describe_address(core->self, describe_address);
     }
+    core->watch.belongs_to(core->self);
+    metadata::set_unchecked(core->self, core->shape.threads == threading::unchecked);
     metadata::set_fork(core->self,
                        [](void* c, os::fork_locks& locks) noexcept { locks.take(static_cast<temp_core*>(c)->lock); });
     report_cycle(core->self, core->errors);

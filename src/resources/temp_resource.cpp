@@ -92,7 +92,7 @@ std::size_t temp_resource_base::report_leaks() noexcept {
 }
 
 std::pmr::memory_resource* temp_resource_base::upstream_resource() const noexcept {
-    return core_->upstream;
+    return core_->own_upstream;
 }
 
 std::string_view temp_resource_base::name() const noexcept {

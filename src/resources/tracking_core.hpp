@@ -8,6 +8,7 @@
 #include "report/dispatch.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/thread_binding.hpp"
+#include "resources/upstream_watch.hpp"
 #include "resources/usage.hpp"
 
 #include <pmr_debug/tracking_resource.hpp>
@@ -21,7 +22,8 @@ namespace pmr_debug::detail {
 
 struct tracking_core {
     // Read by every call, written never.
-    std::pmr::memory_resource* upstream = nullptr;
+    std::pmr::memory_resource* upstream = nullptr;  // the one given, or `watch` over it
+    std::pmr::memory_resource* given = nullptr;
     tracking_shape shape;
     unsigned alloc_frames = 0;
     unsigned free_frames = 0;
@@ -37,6 +39,7 @@ struct tracking_core {
     alignas(64) usage_counters usage;
 
     alignas(64) thread_binding thread;
+    upstream_watch watch;
 
     /// Effects: as tracking_resource_base::before_upstream_release says.
     std::size_t forget(trace_id here) noexcept;

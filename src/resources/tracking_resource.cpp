@@ -65,8 +65,10 @@ tracking_core* tracking_core::make(std::pmr::memory_resource* upstream, const tr
         throw std::bad_alloc();
     }
     auto* const core = ::new (place) tracking_core;
-    core->upstream = upstream;
+    core->given = upstream;
     core->shape = tracking_shape_of(p);
+    const bool watches = core->shape.checks && core->shape.threads == threading::synchronized;
+    core->upstream = watches ? core->watch.over(upstream, core->errors) : upstream;
     core->alloc_frames = p.alloc_frames;
     core->free_frames = p.free_frames;
     core->limit_bytes = o.limit_bytes;
@@ -89,6 +91,8 @@ tracking_core* tracking_core::make(std::pmr::memory_resource* upstream, const tr
     if (core->shape.checks) {
         metadata::set_describe_address(core->self, tracking_describes);
     }
+    core->watch.belongs_to(core->self);
+    metadata::set_unchecked(core->self, core->shape.threads == threading::unchecked);
     metadata::set_fork(core->self, [](void* c, os::fork_locks& locks) noexcept {
         auto& mine = *static_cast<tracking_core*>(c);
         mine.blocks.hold(locks);
@@ -220,7 +224,7 @@ bool tracking_resource_base::do_is_equal(const std::pmr::memory_resource& other)
 }
 
 std::pmr::memory_resource* tracking_resource_base::upstream_resource() const noexcept {
-    return core_->upstream;
+    return core_->given;
 }
 
 std::string_view tracking_resource_base::name() const noexcept {
