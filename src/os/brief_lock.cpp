@@ -1,7 +1,11 @@
 #include "os/brief_lock.hpp"
 
+#include "os/quiet.hpp"
+
 #include <sched.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 namespace pmr_debug::os {
 
@@ -17,7 +21,8 @@ void brief_lock::wait() noexcept {
         } else {
             // The holder may have a lower real-time priority: yielding would never let it run.
             constexpr timespec a_little{.tv_sec = 0, .tv_nsec = 50'000};
-            ::nanosleep(&a_little, nullptr);
+            const errno_keeper keep;
+            ::syscall(SYS_nanosleep, &a_little, nullptr);  // no point at which a thread can be cancelled
         }
     }
 }

@@ -1,6 +1,7 @@
 #include "os/fault_signals.hpp"
 
 #include "os/spare_stack.hpp"
+#include "os/start_code.hpp"
 #include "os/thread.hpp"
 #include "os/virtual_memory.hpp"
 
@@ -104,7 +105,7 @@ constinit thread_local question asking PMR_DEBUG_EARLY_TLS{};
 // A pthread key instead of a thread_local with a destructor: registering the latter allocates from the heap.
 pthread_key_t stack_key{};
 pthread_once_t stack_key_once = PTHREAD_ONCE_INIT;
-bool stack_key_valid = false;
+constinit std::atomic<bool> stack_key_valid{false};
 
 void on_signal(int signal, siginfo_t* info, void* context);
 
@@ -601,5 +602,23 @@ bool survives(void (*step)(void* context), void* context) noexcept {
     way_back = outer;
     return true;
 }
+
+namespace {
+
+// As for the key in thread.cpp: a plug-in that has the library inside leaves nothing behind that leads into it. The
+// stacks of threads that go on stay, as one of them may be in use.
+[[gnu::destructor(101)]] void forget_this_module() noexcept {
+    if (is_in_program(reinterpret_cast<std::uintptr_t>(&before))) {
+        return;
+    }
+    if (faults_are_told()) {
+        remove_fault_signals();
+    }
+    if (stack_key_valid.exchange(false)) {
+        pthread_key_delete(stack_key);
+    }
+}
+
+}  // namespace
 
 }  // namespace pmr_debug::os

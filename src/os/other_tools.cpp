@@ -1,10 +1,11 @@
 #include "os/other_tools.hpp"
 
+#include "os/environment.hpp"
+#include "os/quiet.hpp"
+
 #include <sys/mman.h>
 
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
 
 #if defined(PMR_DEBUG_VALGRIND) && PMR_DEBUG_VALGRIND && __has_include(<valgrind/memcheck.h>)
 #include <valgrind/memcheck.h>
@@ -87,12 +88,7 @@ unseen_by_valgrind::~unseen_by_valgrind() = default;
 #endif
 
 bool under_asan() noexcept {
-    static const bool wanted = [] {
-        // NOLINTNEXTLINE(concurrency-mt-unsafe): read once, before anything of this library runs twice
-        const char* const said = std::getenv("PMR_DEBUG_POISON");
-        return said == nullptr || std::strcmp(said, "0") != 0;
-    }();
-    return __asan_poison_memory_region != nullptr && wanted;
+    return __asan_poison_memory_region != nullptr && !start_environment().no_poison;
 }
 
 void poison(const void* p, std::size_t bytes) noexcept {
@@ -113,6 +109,7 @@ void forget_poison(const void* p, std::size_t bytes) noexcept {
         std::size_t offset = 0;
         __asan_get_shadow_mapping(&scale, &offset);
         const std::uintptr_t shadow = (reinterpret_cast<std::uintptr_t>(p) >> scale) + offset;
+        const errno_keeper keep;
         // Zero says that all may be touched, and is what a page without memory holds.
         if (::madvise(reinterpret_cast<void*>(shadow), bytes >> scale, MADV_DONTNEED) == 0) {
             return;

@@ -1,5 +1,7 @@
 #include "os/output.hpp"
 
+#include "os/quiet.hpp"
+
 #include <fcntl.h>
 #include <linux/time_types.h>
 #include <poll.h>
@@ -25,17 +27,6 @@ constexpr std::int64_t longest_wait_ms = 10'000;
 
 // Descriptors that took nothing for that long, a bit each: nobody seems to read. Numbers from 64 share bits.
 constinit std::atomic<std::uint64_t> stuck{0};
-
-class kept_errno {
-public:
-    kept_errno() noexcept : before_(errno) {}
-    kept_errno(const kept_errno&) = delete;
-    kept_errno& operator=(const kept_errno&) = delete;
-    ~kept_errno() { errno = before_; }
-
-private:
-    int before_;
-};
 
 // The kernel's set of signals, as its system calls have it: the C library's is larger.
 using signal_bits = std::uint64_t;
@@ -155,7 +146,7 @@ constinit std::atomic<bool> noted{false};
     if (noted.load(std::memory_order_acquire)) {
         return;
     }
-    const kept_errno keep;
+    const errno_keeper keep;
     struct stat s {};
     if (::fstat(standard_error, &s) == 0) {
         at_first.file = identity(s);
@@ -199,13 +190,13 @@ void write_to_terminal(const char* text, std::uint64_t bytes) noexcept {
 }  // namespace
 
 open_file file_behind(int descriptor) noexcept {
-    const kept_errno keep;
+    const errno_keeper keep;
     struct stat s {};
     return ::fstat(descriptor, &s) == 0 ? identity(s) : open_file{};
 }
 
 bool goes_to_standard_error() noexcept {
-    const kept_errno keep;
+    const errno_keeper keep;
     note_standard_error();
     struct stat s {};
     if (::fstat(standard_error, &s) != 0) {
@@ -227,7 +218,7 @@ bool goes_to_standard_error() noexcept {
 
 bool write_all(int descriptor, const char* text, std::uint64_t bytes, const open_file& opened,
                std::uint64_t* written) noexcept {
-    const kept_errno keep;
+    const errno_keeper keep;
     std::uint64_t done = 0;
     if (is_open_to(descriptor, opened)) {
         done = write_out(descriptor, text, bytes);
@@ -241,7 +232,7 @@ bool write_all(int descriptor, const char* text, std::uint64_t bytes, const open
 }
 
 bool is_terminal(int descriptor) noexcept {
-    const kept_errno keep;
+    const errno_keeper keep;
     return ::isatty(descriptor) == 1;
 }
 

@@ -1,5 +1,6 @@
 #include "os/stack_bounds.hpp"
 
+#include "os/quiet.hpp"
 #include "os/virtual_memory.hpp"
 
 #include <fcntl.h>
@@ -21,14 +22,6 @@ namespace {
 constexpr std::uintptr_t main_stack_gap = std::uintptr_t{128} << 20;
 constexpr std::uintptr_t usual_stack = std::uintptr_t{8} << 20;
 
-struct errno_keeper {
-    int value = errno;
-    errno_keeper() = default;
-    errno_keeper(const errno_keeper&) = delete;
-    errno_keeper& operator=(const errno_keeper&) = delete;
-    ~errno_keeper() { errno = value; }
-};
-
 // The argument of ioctl PROCMAP_QUERY (Linux 6.11), which the C library's headers may not have yet.
 struct procmap_query {
     std::uint64_t size;
@@ -40,8 +33,13 @@ struct procmap_query {
 };
 static_assert(sizeof(procmap_query) == 104);
 
+// By syscall(), which unlike the functions of these calls is no point at which a thread can be cancelled.
 int open_maps() noexcept {
-    return ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    return static_cast<int>(::syscall(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0));
+}
+
+void close_maps(int descriptor) noexcept {
+    ::syscall(SYS_close, descriptor);
 }
 
 mapping query(int descriptor, std::uintptr_t address) noexcept {
@@ -60,7 +58,7 @@ mapping search(int descriptor, std::uintptr_t address) noexcept {
     mapping m;
     char text[4096];
     for (;;) {
-        const ssize_t n = ::read(descriptor, text, sizeof text);
+        const ssize_t n = ::syscall(SYS_read, descriptor, text, sizeof text);
         if (n < 0 && errno == EINTR) {
             continue;
         }
@@ -147,7 +145,7 @@ mapping query_mapping(std::uintptr_t address) noexcept {
         return {};
     }
     const mapping m = query(descriptor, address);
-    ::close(descriptor);
+    close_maps(descriptor);
     return m;
 }
 
@@ -158,7 +156,7 @@ mapping read_mapping(std::uintptr_t address) noexcept {
         return {};
     }
     const mapping m = search(descriptor, address);
-    ::close(descriptor);
+    close_maps(descriptor);
     return m;
 }
 

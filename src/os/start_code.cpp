@@ -38,9 +38,22 @@ bool in_c_library(std::uintptr_t address) noexcept {
     return library_low.load(std::memory_order_relaxed) <= address && address < high;
 }
 
+bool in_program(std::uintptr_t address) noexcept {
+    dl_find_object program{};
+    if (::_dl_find_object(reinterpret_cast<void*>(::getauxval(AT_ENTRY)), &program) != 0) {
+        return false;
+    }
+    return reinterpret_cast<std::uintptr_t>(program.dlfo_map_start) <= address &&
+           address < reinterpret_cast<std::uintptr_t>(program.dlfo_map_end);
+}
+
 #else
 
 bool in_c_library(std::uintptr_t) noexcept {
+    return false;
+}
+
+bool in_program(std::uintptr_t) noexcept {
     return false;
 }
 
@@ -50,6 +63,10 @@ bool in_c_library(std::uintptr_t) noexcept {
 
 bool is_start_code(std::uintptr_t address) noexcept {
     return in_c_library(address) || is_program_entry(address);
+}
+
+bool is_in_program(std::uintptr_t address) noexcept {
+    return in_program(address);
 }
 
 bool is_program_entry(std::uintptr_t address) noexcept {

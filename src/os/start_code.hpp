@@ -13,4 +13,8 @@ namespace pmr_debug::os {
 /// True for an address in the program's entry point, which nothing calls.
 [[nodiscard]] bool is_program_entry(std::uintptr_t address) noexcept;
 
+/// True if \p address lies in the program itself, which is never unloaded. May be false without need where the C
+/// library cannot tell without its loader's lock.
+[[nodiscard]] bool is_in_program(std::uintptr_t address) noexcept;
+
 }  // namespace pmr_debug::os

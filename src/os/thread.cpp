@@ -1,5 +1,8 @@
 #include "os/thread.hpp"
 
+#include "os/quiet.hpp"
+#include "os/start_code.hpp"
+
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sys/syscall.h>
@@ -21,7 +24,7 @@ constinit std::atomic<std::uint32_t> last_number{0};
 // A pthread key instead of a thread_local with a destructor: registering the latter allocates from the heap.
 pthread_key_t exit_key{};
 pthread_once_t exit_key_once = PTHREAD_ONCE_INIT;
-bool exit_key_valid = false;
+constinit std::atomic<bool> exit_key_valid{false};
 
 void release_index(void* value) noexcept {
     const auto index = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(value));
@@ -50,6 +53,14 @@ std::uint32_t take_index() noexcept {
         }
     }
     return max_thread_index;
+}
+
+// The library may be part of a plug-in that is unloaded while threads go on which have used it: the end of such a
+// thread must not lead into code that is gone. The indices of these threads are gone with it.
+[[gnu::destructor(101)]] void forget_exit_key() noexcept {
+    if (!is_in_program(reinterpret_cast<std::uintptr_t>(&index_bits)) && exit_key_valid.exchange(false)) {
+        pthread_key_delete(exit_key);
+    }
 }
 
 }  // namespace
@@ -93,6 +104,7 @@ void spin_lock::lock() noexcept {
         }
         __builtin_ia32_pause();
     }
+    const errno_keeper keep;
     while (state_.exchange(2, std::memory_order_acquire) != 0) {
         ::syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&state_), FUTEX_WAIT_PRIVATE, 2, nullptr, nullptr, 0);
     }
@@ -106,7 +118,8 @@ void spin_lock::unlock() noexcept {
 
 void sleep_ms(int ms) noexcept {
     const timespec t{.tv_sec = ms / 1000, .tv_nsec = (ms % 1000) * 1'000'000L};
-    ::nanosleep(&t, nullptr);
+    const errno_keeper keep;
+    ::syscall(SYS_nanosleep, &t, nullptr);  // no point at which a thread can be cancelled
 }
 
 void abort_process() noexcept {

@@ -1,6 +1,7 @@
 #include "os/virtual_memory.hpp"
 
 #include "os/other_tools.hpp"
+#include "os/quiet.hpp"
 
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -49,6 +50,7 @@ void note(std::atomic<knows>& what, knows now) noexcept {
 }
 
 void* map_with(std::size_t bytes, std::size_t alignment, int protection) noexcept {
+    const errno_keeper keep;
     constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     const std::size_t page = page_size();
     if (bytes > SIZE_MAX - page) {
@@ -84,6 +86,7 @@ void* map_with(std::size_t bytes, std::size_t alignment, int protection) noexcep
 
 /// Effects: gives one advice about many ranges. Returns: how many were taken, counted from the first.
 std::size_t advise_many(const page_range* ranges, std::size_t count, int advice) noexcept {
+    const errno_keeper keep;
     constexpr int this_process = -10'000;  // PIDFD_SELF: no descriptor that a child would inherit (Linux 6.15)
     constexpr std::size_t most = 64;
     std::size_t done = 0;
@@ -135,20 +138,24 @@ bool commit(void* p, std::size_t bytes) noexcept {
 }
 
 bool protect_read(void* p, std::size_t bytes) noexcept {
+    const errno_keeper keep;
     return ::mprotect(p, bytes, PROT_READ) == 0;
 }
 
 bool protect_read_write(void* p, std::size_t bytes) noexcept {
+    const errno_keeper keep;
     return ::mprotect(p, bytes, PROT_READ | PROT_WRITE) == 0;
 }
 
 bool unmap(void* p, std::size_t bytes) noexcept {
+    const errno_keeper keep;
     return ::munmap(p, round_up(bytes, page_size())) == 0;
 }
 
 namespace {
 
 bool map_at_with(void* p, std::size_t bytes, int protection) noexcept {
+    const errno_keeper keep;
 #ifdef MAP_FIXED_NOREPLACE
     constexpr int fixed = MAP_FIXED_NOREPLACE;
 #else
@@ -172,6 +179,7 @@ bool markers_wanted() noexcept {
 
 /// Whether the kernel knows guard markers, asked for a page that nothing is special about.
 bool knows_markers() noexcept {
+    const errno_keeper keep;
     void* const p = map(page_size(), page_size());
     const bool known = p == nullptr || ::madvise(p, page_size(), MADV_GUARD_INSTALL) == 0 || errno != EINVAL;
     if (p != nullptr) {
@@ -187,18 +195,22 @@ bool map_at(void* p, std::size_t bytes) noexcept {
 }
 
 bool discard(void* p, std::size_t bytes) noexcept {
+    const errno_keeper keep;
     return ::madvise(p, bytes, MADV_DONTNEED) == 0;
 }
 
 bool populate(void* p, std::size_t bytes) noexcept {
+    const errno_keeper keep;
     return ::madvise(p, bytes, MADV_POPULATE_WRITE) == 0;
 }
 
 void prefer_huge_pages(void* p, std::size_t bytes) noexcept {
+    const errno_keeper keep;
     (void)::madvise(p, bytes, MADV_HUGEPAGE);
 }
 
 guard_tier install_guard(void* p, std::size_t bytes) noexcept {
+    const errno_keeper keep;
     const guard_tier best = best_tier.load(std::memory_order_relaxed);
     if (markers_wanted() && markers.load(std::memory_order_relaxed) != knows::no) {
         if (::madvise(p, bytes, MADV_GUARD_INSTALL) == 0) {
@@ -233,6 +245,7 @@ std::size_t install_markers(const page_range* ranges, std::size_t count, bool us
 }
 
 bool remove_guard(void* p, std::size_t bytes, guard_tier tier) noexcept {
+    const errno_keeper keep;
     switch (tier) {
         case guard_tier::marker: return ::madvise(p, bytes, MADV_GUARD_REMOVE) == 0;
         case guard_tier::protect:
@@ -248,10 +261,12 @@ bool remove_guard(void* p, std::size_t bytes, guard_tier tier) noexcept {
 }
 
 bool seal(void* p, std::size_t bytes) noexcept {
+    const errno_keeper keep;
     return ::mmap(p, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED;
 }
 
 move_result move_pages(void* from, void* to, std::size_t bytes) noexcept {
+    const errno_keeper keep;
     if (moving.load(std::memory_order_relaxed) == knows::no) {
         return {};
     }
@@ -279,6 +294,7 @@ void force_guard_tier(guard_tier best) noexcept {
 }
 
 std::size_t resident(const void* p, std::size_t bytes) noexcept {
+    const errno_keeper keep;
     const std::size_t page = page_size();
     const auto* at = static_cast<const unsigned char*>(p);
     unsigned char in_memory[1024];
@@ -299,6 +315,7 @@ std::size_t resident(const void* p, std::size_t bytes) noexcept {
 }
 
 std::size_t peak_resident() noexcept {
+    const errno_keeper keep;
     rusage usage{};
     return ::getrusage(RUSAGE_SELF, &usage) == 0 ? static_cast<std::size_t>(usage.ru_maxrss) * 1024 : 0;
 }

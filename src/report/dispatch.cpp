@@ -1,16 +1,16 @@
 #include "report/dispatch.hpp"
 
 #include "os/output.hpp"
+#include "os/quiet.hpp"
 #include "os/spare_stack.hpp"
 #include "os/thread.hpp"
 #include "report/wording.hpp"
 #include "report/writer.hpp"
+#include "stack/unwinder.hpp"
 
 #include <pmr_debug/policy.hpp>
 #include <pmr_debug/stack_trace.hpp>
 
-#include <chrono>
-#include <thread>
 #include <type_traits>
 
 namespace pmr_debug::detail {
@@ -59,10 +59,32 @@ action hand_over(report_handler& handler, const report& r) noexcept {
     return c.answer;
 }
 
-[[noreturn]] void end_process() noexcept {
+// Where on this thread's stack the process is being ended; 0: it is not.
+constinit thread_local std::uintptr_t ending __attribute__((tls_model("initial-exec"))) = 0;
+
+/// True if this is called, at whatever depth, from a handler of the program's for the signal that ends the process: to
+/// end it again would only run that handler again, and so on until the stack is used up. Not where such a handler left
+/// by longjmp, so that the process goes on.
+[[gnu::noinline]] bool is_ending() noexcept {
+    if (ending == 0) {
+        return false;
+    }
+    stack::walk above;
+    stack::unwind(reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)), max_frames, above);
+    for (unsigned i = 0; i < above.depth; ++i) {
+        if (above.slots[i] == ending) {
+            return true;
+        }
+    }
+    return false;
+}
+
+[[noreturn, gnu::noinline]] void end_process() noexcept {
+    // This function's return address, above the saved frame pointer.
+    ending = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)) + sizeof(void*);
     // Let the others finish their reports, but not for ever: one of them may be stuck, or, after a fork, not exist.
     for (int wait = 0; wait < 2'000 && under_way.load(std::memory_order_acquire) > depth; ++wait) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        os::sleep_ms(1);
     }
     os::abort_process();
 }
@@ -70,6 +92,8 @@ action hand_over(report_handler& handler, const report& r) noexcept {
 }  // namespace
 
 void raise(error_tally& tally, report& r) noexcept {
+    const os::errno_keeper keep;
+    const os::no_cancellation undisturbed;
     tally.counts[static_cast<std::size_t>(r.kind)].fetch_add(1, std::memory_order_relaxed);
     if (r.here == trace_id::none) {
         r.here = capture_trace(max_frames);
@@ -80,7 +104,7 @@ void raise(error_tally& tally, report& r) noexcept {
         return;
     }
     report_handler* const handler = tally.handler.load(std::memory_order_acquire);
-    if (hand_over(handler != nullptr ? *handler : default_report_handler(), r) == action::abort) {
+    if (hand_over(handler != nullptr ? *handler : default_report_handler(), r) == action::abort && !is_ending()) {
         end_process();
     }
 }
@@ -98,6 +122,7 @@ bool ok(const error_tally& tally) noexcept {
 }
 
 void null_upstream(std::string_view type, std::string_view name, trace_id here) noexcept {
+    const os::no_cancellation undisturbed;
     report r;
     r.kind = error_kind::null_upstream;
     r.resource.type = type;

@@ -1,4 +1,6 @@
+#include "os/environment.hpp"
 #include "os/output.hpp"
+#include "os/thread.hpp"
 #include "report/json.hpp"
 #include "report/owned_lock.hpp"
 #include "report/text.hpp"
@@ -131,11 +133,7 @@ bool wants_colour(text_handler::options::colour_mode mode, int descriptor) noexc
     if (mode != colour_mode::automatic) {
         return mode == colour_mode::always;
     }
-    const char* const no_colour = std::getenv("NO_COLOR");  // see no-color.org
-    const char* const terminal = std::getenv("TERM");
-    const bool refused = no_colour != nullptr && *no_colour != '\0';
-    const bool dumb = terminal == nullptr || std::strcmp(terminal, "dumb") == 0;
-    return !refused && !dumb && os::is_terminal(descriptor);
+    return !os::start_environment().plain_terminal && os::is_terminal(descriptor);
 }
 
 constinit std::atomic<report_handler*> chosen_handler{nullptr};

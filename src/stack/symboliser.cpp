@@ -1,6 +1,7 @@
 #include <pmr_debug/stack_trace.hpp>
 
 #include "os/fault_signals.hpp"
+#include "os/quiet.hpp"
 #include "os/thread.hpp"
 #include "stack/modules.hpp"
 #include "stack/names.hpp"
@@ -71,7 +72,7 @@ private:
             if (tries == 1'000) {
                 return false;
             }
-            ::usleep(1'000);
+            os::sleep_ms(1);
         }
         return true;
     }
@@ -292,6 +293,8 @@ void resolve(trace_id id, frame_visitor visitor, void* context) noexcept {
     if (trace.frames.empty()) {
         return;
     }
+    const os::errno_keeper keep;
+    const os::no_cancellation undisturbed;  // files of debug information are opened and read
     const stack::turn mine;
     if (!mine.granted()) {
         for (const std::uintptr_t address : trace.frames) {

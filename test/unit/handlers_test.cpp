@@ -1,5 +1,6 @@
 // Who receives reports, and the way there: shipped handlers, the default one, counting, aborting, nesting.
 
+#include "os/environment.hpp"
 #include "report/dispatch.hpp"
 #include "report/owned_lock.hpp"
 #include "support/mask.hpp"
@@ -150,6 +151,7 @@ std::string on_terminal(const char* term, const char* no_colour) {
     }
     set("TERM", term);
     set("NO_COLOR", no_colour);
+    os::read_environment_again();
     text_handler({.descriptor = terminal}).handle(sample(cycle));
     char buffer[64];
     const ssize_t n = ::read(master, buffer, sizeof buffer);
