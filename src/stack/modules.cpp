@@ -1,89 +1,82 @@
 #include "stack/modules.hpp"
 
+#include "os/thread.hpp"
+
 #include <link.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <cstddef>
+#include <cstring>
 
 namespace pmr_debug::stack {
 
 namespace {
 
-// The loader does not name the executable.
-constinit char executable[4096]{};
-constinit std::atomic<int> executable_state{0};  // 0 not looked for, 1 being written, 2 known
+// Paths, one after another, each with its NUL. They stay, so that whoever was given one may keep it. Only the end is
+// written, by the holder of the lock; what lies before `used` is for all to read.
+constinit char paths[std::size_t{1} << 16]{};
+constinit std::atomic<std::size_t> used{0};
+constinit os::spin_lock adding;
 
-const char* executable_path() noexcept {
-    int state = executable_state.load(std::memory_order_acquire);
-    if (state == 0 && executable_state.compare_exchange_strong(state, 1, std::memory_order_acq_rel)) {
-        const ssize_t n = ::readlink("/proc/self/exe", executable, sizeof executable - 1);
-        executable[n < 0 ? 0 : n] = '\0';
-        executable_state.store(2, std::memory_order_release);
-        state = 2;
-    }
-    return state == 2 ? executable : "";
-}
-
-struct search {
-    std::uintptr_t address;
-    module found;
-};
-
-int match(dl_phdr_info* info, std::size_t, void* argument) noexcept {
-    search& s = *static_cast<search*>(argument);
-    for (unsigned i = 0; i < info->dlpi_phnum; ++i) {
-        const auto& header = info->dlpi_phdr[i];
-        // Unsigned: an address below the segment wraps around and is too large.
-        if (header.p_type == PT_LOAD && s.address - info->dlpi_addr - header.p_vaddr < header.p_memsz) {
-            const bool named = info->dlpi_name != nullptr && info->dlpi_name[0] != '\0';
-            s.found = {named ? info->dlpi_name : executable_path(), info->dlpi_addr, !named};
-            return 1;
+const char* find_path(const char* path, std::size_t end) noexcept {
+    for (std::size_t at = 0; at < end; at += std::strlen(paths + at) + 1) {
+        if (std::strcmp(paths + at, path) == 0) {
+            return paths + at;
         }
     }
-    return 0;
+    return nullptr;
 }
 
-int count(dl_phdr_info* info, std::size_t size, void* argument) noexcept {
-    if (size >= offsetof(dl_phdr_info, dlpi_subs) + sizeof info->dlpi_subs) {
-        *static_cast<module_changes*>(argument) = {info->dlpi_adds, info->dlpi_subs};
+/// Returns: a copy of \p path that stays; empty if there is no room, or another thread is adding one right now and may
+/// never go on, as in the child of a fork.
+const char* keep_path(const char* path) noexcept {
+    const std::size_t length = std::strlen(path) + 1;
+    if (length == 1) {
+        return "";
     }
-    return 1;
+    if (const char* const kept = find_path(path, used.load(std::memory_order_acquire)); kept != nullptr) {
+        return kept;
+    }
+    for (int tries = 0; !adding.try_lock(); ++tries) {
+        if (tries == 10) {
+            return "";
+        }
+        os::sleep_ms(1);
+    }
+    const std::size_t end = used.load(std::memory_order_relaxed);
+    const char* kept = find_path(path, end);
+    if (kept == nullptr && length <= sizeof paths - end) {
+        std::memcpy(paths + end, path, length);
+        used.store(end + length, std::memory_order_release);
+        kept = paths + end;
+    }
+    adding.unlock();
+    return kept != nullptr ? kept : "";
 }
 
 }  // namespace
 
 module find_module(std::uintptr_t address) noexcept {
-    search s{address, {}};
-    ::dl_iterate_phdr(match, &s);
-    return s.found;
-}
-
-module_changes current_modules() noexcept {
-    module_changes changes;
-    ::dl_iterate_phdr(count, &changes);
-    return changes;
+    char path[1024];
+    module m;
+    m.code = os::find_loaded_code(address, path);
+    if (m.code.start != 0) {
+        m.path = keep_path(path);
+        m.base = m.code.base;
+        m.executable = m.code.program;
+        m.identity = os::identity_of(m.code);
+    }
+    return m;
 }
 
 int show_module(const module& m, int (*callback)(dl_phdr_info*, std::size_t, void*), void* data) noexcept {
-    struct request {
-        const module& wanted;
-        int (*callback)(dl_phdr_info*, std::size_t, void*);
-        void* data;
-    } r{m, callback, data};
-    return ::dl_iterate_phdr(
-        [](dl_phdr_info* info, std::size_t size, void* argument) {
-            const request& q = *static_cast<request*>(argument);
-            const bool named = info->dlpi_name != nullptr && info->dlpi_name[0] != '\0';
-            if (info->dlpi_addr != q.wanted.base || (named ? info->dlpi_name != q.wanted.path : !q.wanted.executable)) {
-                return 0;
-            }
-            dl_phdr_info nameless = *info;
-            nameless.dlpi_name = "";
-            q.callback(&nameless, size, q.data);
-            return 1;
-        },
-        &r);
+    if (m.identity == 0) {
+        return 0;
+    }
+    dl_phdr_info info{};
+    info.dlpi_addr = m.base;
+    info.dlpi_name = "";
+    return callback(&info, sizeof info, data);
 }
 
 }  // namespace pmr_debug::stack

@@ -6,7 +6,6 @@
 #include "stack/modules.hpp"
 #include "stack/names.hpp"
 
-#include <dlfcn.h>
 #include <link.h>
 #include <unistd.h>
 
@@ -111,9 +110,9 @@ struct emitter {
     }
 };
 
-const char* exported_name(std::uintptr_t pc) noexcept {
-    Dl_info info{};
-    return ::dladdr(reinterpret_cast<void*>(pc), &info) != 0 ? info.dli_sname : nullptr;
+const char* exported_name(const module& where, std::uintptr_t pc) noexcept {
+    static constinit char name[2048]{};  // whoever is here has the turn
+    return os::exported_function(where.code, pc, name) ? name : nullptr;
 }
 
 #if defined(PMR_DEBUG_HAVE_LIBBACKTRACE) && PMR_DEBUG_HAVE_LIBBACKTRACE
@@ -130,8 +129,6 @@ struct module_tables {
 constexpr int most_tables = 64;
 constinit module_tables tables[most_tables]{};
 int tables_made = 0;
-int first_valid = 0;
-module_changes seen_modules;
 
 // Of the state that is being made: are its units' ranges ordered? Those come before any functions'.
 constinit bool units_ordered = true;
@@ -141,19 +138,10 @@ constinit module shown{};
 
 void ignore_error(void*, const char*, int) {}
 
-/// Where a module was unloaded, another may be in its place, or a newer one of the same name.
-void forget_unloaded() noexcept {
-    const module_changes now = current_modules();
-    if (now.unloaded != seen_modules.unloaded) {
-        first_valid = tables_made;
-    }
-    seen_modules = now;
-}
-
 backtrace_state* state_of(const module& where) noexcept {
     for (int i = 0; i < tables_made; ++i) {
-        const module& m = tables[i].where;
-        if (m.base == where.base && m.path == where.path && (i >= first_valid || m.executable)) {
+        // Where a module was unloaded, another may be in its place, or a newer one of the same name.
+        if (tables[i].where.identity == where.identity) {
             shown = where;
             return tables[i].state;
         }
@@ -233,12 +221,12 @@ void take_symbol(void* context, std::uintptr_t, const char* name, std::uintptr_t
     *static_cast<const char**>(context) = name;
 }
 
-const char* symbol_name(backtrace_state* state, std::uintptr_t pc) noexcept {
+const char* symbol_name(const module& where, backtrace_state* state, std::uintptr_t pc) noexcept {
     const char* name = nullptr;
     if (state != nullptr) {
         backtrace_syminfo(state, pc, take_symbol, ignore_error, &name);
     }
-    return name != nullptr ? name : exported_name(pc);
+    return name != nullptr ? name : exported_name(where, pc);
 }
 
 void emit_frames(const emitter& emit, std::uintptr_t pc) noexcept {
@@ -249,17 +237,15 @@ void emit_frames(const emitter& emit, std::uintptr_t pc) noexcept {
     }
     // The debug information leaves the namespace out of functions that are local to their file; the symbol has it.
     const bool mangled = s.function != nullptr && std::string_view(s.function).starts_with("_Z");
-    const char* const symbol = mangled ? nullptr : symbol_name(state, pc);
+    const char* const symbol = mangled ? nullptr : symbol_name(emit.where, state, pc);
     emit(symbol != nullptr ? symbol : s.function, s.file, s.line, false);
 }
 
 #else
 
 void emit_frames(const emitter& emit, std::uintptr_t pc) noexcept {
-    emit(exported_name(pc), nullptr, 0, false);
+    emit(exported_name(emit.where, pc), nullptr, 0, false);
 }
-
-void forget_unloaded() noexcept {}
 
 #endif
 
@@ -307,7 +293,6 @@ void resolve(trace_id id, frame_visitor visitor, void* context) noexcept {
         }
         return;
     }
-    stack::forget_unloaded();
     for (const std::uintptr_t address : trace.frames) {
         // A return address is where the call's next instruction is; the call itself lies before.
         const std::uintptr_t pc = address - 1;
