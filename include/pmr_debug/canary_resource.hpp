@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// Puts guard bytes before and behind each block of any upstream, and finds out who wrote over them.
 ///
@@ -202,3 +205,5 @@ private:
 using canary_resource = basic_canary_resource<default_policy>;
 
 }  // namespace pmr_debug
+
+#endif  // PMR_DEBUG_LANGUAGE

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// A chain of resources as a picture.
 ///
@@ -30,3 +33,5 @@ namespace pmr_debug {
 void write_chain(const std::pmr::memory_resource& top, text_sink sink, void* context) noexcept;
 
 }  // namespace pmr_debug
+
+#endif  // PMR_DEBUG_LANGUAGE

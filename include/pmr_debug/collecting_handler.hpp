@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// A report handler that keeps what it is told, for tests. Its memory is private pages, so that it does not disturb
 /// what is measured.
@@ -49,3 +52,5 @@ private:
 };
 
 }  // namespace pmr_debug
+
+#endif  // PMR_DEBUG_LANGUAGE

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// Each block ends where a page without permissions begins, so that the first byte behind it faults, at the instruction
 /// that touches it. Freed blocks fault, too. In the manner of Electric Fence, without its cost.
@@ -197,3 +200,5 @@ private:
 using end_of_page_resource = basic_end_of_page_resource<default_policy>;
 
 }  // namespace pmr_debug
+
+#endif  // PMR_DEBUG_LANGUAGE

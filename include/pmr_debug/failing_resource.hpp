@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// Throws std::bad_alloc on plan, so that a test reaches the code that runs when memory is out.
 ///
@@ -81,3 +84,5 @@ private:
 };
 
 }  // namespace pmr_debug
+
+#endif  // PMR_DEBUG_LANGUAGE

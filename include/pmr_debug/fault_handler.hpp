@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// Explains segmentation faults and bus errors: what lies at the address, and what happened to it.
 ///
@@ -72,3 +75,5 @@ private:
 };
 
 }  // namespace pmr_debug
+
+#endif  // PMR_DEBUG_LANGUAGE

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// A general-purpose allocator that finds the errors of its callers: double, invalid, interior and foreign frees, wrong
 /// sizes and alignments, overruns, writes after free, leaks. Modelled on Zig's DebugAllocator.
@@ -157,3 +160,5 @@ private:
 using general_purpose_resource = basic_general_purpose_resource<default_policy>;
 
 }  // namespace pmr_debug
+
+#endif  // PMR_DEBUG_LANGUAGE

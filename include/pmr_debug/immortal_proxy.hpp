@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// A forwarder that outlives its target, and everything else: calls that come after the target's end are reported
 /// instead of undefined.
@@ -85,3 +88,5 @@ private:
 }
 
 }  // namespace pmr_debug
+
+#endif  // PMR_DEBUG_LANGUAGE

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// Refuses what would take live use over a limit; the rest goes to the upstream unchanged.
 ///
@@ -50,3 +53,5 @@ private:
 };
 
 }  // namespace pmr_debug
+
+#endif  // PMR_DEBUG_LANGUAGE

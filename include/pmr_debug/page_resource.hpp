@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// The operating system's pages as a memory resource: the bottom of a chain.
 ///
@@ -105,3 +108,5 @@ private:
 };
 
 }  // namespace pmr_debug
+
+#endif  // PMR_DEBUG_LANGUAGE

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// Everything, for those who do not mind.
 
@@ -20,3 +23,5 @@
 #include <pmr_debug/statistics.hpp>
 #include <pmr_debug/temp_resource.hpp>
 #include <pmr_debug/tracking_resource.hpp>
+
+#endif  // PMR_DEBUG_LANGUAGE

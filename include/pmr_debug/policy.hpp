@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// What a debug resource checks, decided at compile time.
 ///
@@ -114,3 +117,5 @@ inline constexpr policy release_policy{.alloc_frames = 0,
 }
 
 }  // namespace pmr_debug
+
+#endif  // PMR_DEBUG_LANGUAGE

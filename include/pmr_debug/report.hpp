@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// What a debug resource says when it finds an error, and who listens.
 ///
@@ -223,3 +226,5 @@ private:
 report_handler& set_default_report_handler(report_handler* handler) noexcept;
 
 }  // namespace pmr_debug
+
+#endif  // PMR_DEBUG_LANGUAGE

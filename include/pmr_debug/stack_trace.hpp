@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// Stack traces in three stages, so that each cost is visible where it is paid:
 /// `capture_trace()` costs nanoseconds and returns a 4-byte `trace_id`; `view()` gives the raw addresses behind an id;
@@ -82,3 +85,5 @@ struct depot_statistics {
 [[nodiscard]] depot_statistics depot_stats() noexcept;
 
 }  // namespace pmr_debug
+
+#endif  // PMR_DEBUG_LANGUAGE

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// A bump arena for temporary memory: allocation moves a cursor, memory comes back by rewinding to a mark or all at
 /// once. It does what std::pmr::monotonic_buffer_resource does, and watches how it is used.
@@ -314,3 +317,5 @@ template <policy P, std::size_t N = 0>
 using basic_temp_resource = temp_resource<N, P>;
 
 }  // namespace pmr_debug
+
+#endif  // PMR_DEBUG_LANGUAGE

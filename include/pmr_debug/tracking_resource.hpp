@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// Passes every request to its upstream and keeps account: live set, peak, totals, size histogram, leaks by call path.
 ///
@@ -129,8 +132,8 @@ protected:
 };
 
 /// A tracking resource under a policy. With `checks` off only counters are kept, nothing is reported, and limits refuse
-/// in silence; with frames 0 the live set has no traces. Fills, canaries, reuse, write protection and exact_alignment do
-/// not apply: the memory is the upstream's, and so is where in it a block lies.
+/// in silence; with frames 0 the live set has no traces. Fills, canaries, reuse, write protection and exact_alignment
+/// do not apply: the memory is the upstream's, and so is where in it a block lies.
 ///
 /// A block is recorded after the upstream gave it and forgotten before the upstream gets it back. A double, invalid,
 /// interior, null or wrong-resource free never reaches the upstream; after a size or alignment mismatch the upstream
@@ -169,3 +172,5 @@ private:
 using tracking_resource = basic_tracking_resource<default_policy>;
 
 }  // namespace pmr_debug
+
+#endif  // PMR_DEBUG_LANGUAGE

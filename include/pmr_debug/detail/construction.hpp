@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// What the constructors of all resources take besides options.
 
@@ -35,3 +38,5 @@ private:
 enum class empty_braces : unsigned char {};
 
 }  // namespace pmr_debug::detail
+
+#endif  // PMR_DEBUG_LANGUAGE

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// What the thin resources share, which hand every request to an upstream and keep no record of blocks.
 
@@ -46,3 +49,5 @@ protected:
 };
 
 }  // namespace pmr_debug::detail
+
+#endif  // PMR_DEBUG_LANGUAGE

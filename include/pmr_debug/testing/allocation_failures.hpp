@@ -1,7 +1,11 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
-/// Makes every allocation of a piece of code fail in turn, and looks at what the code makes of it.
+/// Makes every allocation of a piece of code fail in turn, and looks at what the code makes of it. The code must be
+/// compiled with exceptions: as without them no destructor runs when std::bad_alloc comes, calls do not compile then.
 ///
 /// \code
 ///   #include <pmr_debug/testing/allocation_failures.hpp>
@@ -13,6 +17,7 @@
 /// \endcode
 
 #include <pmr_debug/collecting_handler.hpp>
+#include <pmr_debug/detail/exceptions.hpp>
 #include <pmr_debug/failing_resource.hpp>
 #include <pmr_debug/report.hpp>
 #include <pmr_debug/stack_trace.hpp>
@@ -21,7 +26,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory_resource>
-#include <new>
 #include <optional>
 #include <utility>
 
@@ -127,15 +131,15 @@ private:
     failing_resource failing_;
 };
 
-/// Returns: whether std::bad_alloc came out. Other exceptions go on to the caller.
-template <class Call>
-bool throws_bad_alloc(Call&& call) {
-    try {
-        call();
-        return false;
-    } catch (const std::bad_alloc&) {
-        return true;
-    }
+#ifdef __cpp_exceptions
+inline constexpr bool exceptions_clean_up = true;
+#else
+// std::bad_alloc would pass through, and no destructor run: what was left behind would be no fault of the code's.
+inline constexpr bool exceptions_clean_up = false;
+#endif
+template <class... Code>
+constexpr bool can_fail() {
+    return exceptions_clean_up;
 }
 
 }  // namespace detail
@@ -146,6 +150,7 @@ bool throws_bad_alloc(Call&& call) {
 /// Throws: what else the code throws; std::bad_alloc if there is no memory for the test itself.
 template <class Code>
 failure_test_result check_all_allocation_failures(Code&& code, const failure_test_options& o = {}) {
+    static_assert(detail::can_fail<Code>(), "what fails throws std::bad_alloc: compile this code with exceptions");
     failure_test_result result;
     detail::failure_rig rig(o);
     const auto run = [&] { code(static_cast<std::pmr::memory_resource&>(rig.resource())); };
@@ -160,7 +165,7 @@ failure_test_result check_all_allocation_failures(Code&& code, const failure_tes
             return result;
         }
         rig.arm(n);
-        const bool thrown = detail::throws_bad_alloc(run);
+        const bool thrown = pmr_debug::detail::throws_bad_alloc(run);
         if (!rig.judge(n, thrown, 0, result)) {
             return result;
         }
@@ -176,6 +181,8 @@ failure_test_result check_all_allocation_failures(Code&& code, const failure_tes
 template <class Make, class Mutate, class Unchanged>
 failure_test_result exception_test_loop(Make&& make, Mutate&& mutate, Unchanged&& unchanged,
                                         const failure_test_options& o = {}) {
+    static_assert(detail::can_fail<Make, Mutate>(),
+                  "what fails throws std::bad_alloc: compile this code with exceptions");
     failure_test_result result;
     detail::failure_rig rig(o);
     for (std::uint64_t n = 1;; ++n) {
@@ -189,7 +196,7 @@ failure_test_result exception_test_loop(Make&& make, Mutate&& mutate, Unchanged&
             auto object = make(static_cast<std::pmr::memory_resource&>(rig.resource()));
             const std::uint64_t before = rig.stats().live_blocks;
             rig.arm(n);
-            const bool thrown = detail::throws_bad_alloc([&] { mutate(object); });
+            const bool thrown = pmr_debug::detail::throws_bad_alloc([&] { mutate(object); });
             completed = rig.resource().failures() == 0;
             if (completed) {
                 result.allocations = rig.resource().requests();
@@ -213,3 +220,5 @@ failure_test_result exception_test_loop(Make&& make, Mutate&& mutate, Unchanged&
 }
 
 }  // namespace pmr_debug::testing
+
+#endif  // PMR_DEBUG_LANGUAGE

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// What any std::pmr::memory_resource must do, as one function that returns what it found wrong. Needs no test
 /// framework; conformance_gtest.hpp has tests for GoogleTest made of it.
@@ -191,3 +194,5 @@ template <class... Resources>
 }
 
 }  // namespace pmr_debug::testing
+
+#endif  // PMR_DEBUG_LANGUAGE

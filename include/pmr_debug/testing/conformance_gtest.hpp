@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// The conformance suite as tests for GoogleTest, for a list of types or a list of values.
 ///
@@ -161,3 +164,5 @@ GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(ResourceConformance);
         EXPECT_EQ(::pmr_debug::testing::in_lines(::pmr_debug::testing::check_conformance(c.build, c.options)), ""); \
     }                                                                                                               \
     INSTANTIATE_TEST_SUITE_P(Resources, suite, ::testing::ValuesIn(__VA_ARGS__), ::pmr_debug::testing::detail::name_of)
+
+#endif  // PMR_DEBUG_LANGUAGE

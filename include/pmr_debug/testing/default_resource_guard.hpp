@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// Guards of `std::pmr::get_default_resource()`: one sets it for a scope, one forbids its use in a scope.
 ///
@@ -89,3 +92,5 @@ private:
 };
 
 }  // namespace pmr_debug::testing
+
+#endif  // PMR_DEBUG_LANGUAGE

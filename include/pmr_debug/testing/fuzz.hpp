@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// Fuzzing of a memory resource: bytes become a program of allocations and frees, and a plain model says what must come
 /// of it. For libFuzzer, AFL++, or any other source of bytes; this header needs none of them.
@@ -30,6 +33,7 @@
 /// Asked of its use of the upstream: each block given back once, as it was asked for, and not written to afterwards;
 /// nothing kept at the end; nothing lost when the upstream refuses.
 
+#include <pmr_debug/detail/exceptions.hpp>
 #include <pmr_debug/testing/fuzz_parts.hpp>
 
 #include <atomic>
@@ -193,14 +197,11 @@ protected:
     void* ask(std::size_t bytes, std::size_t alignment) {
         void* p = nullptr;
         call([&] {
-            try {
-                p = raw_allocate(resource_, bytes, alignment);
-                if (p == nullptr) {
-                    fail("null for " + request(bytes, alignment));
-                }
-            } catch (const std::bad_alloc&) {
-                p = nullptr;
-            } catch (...) {
+            using pmr_debug::detail::call_end;
+            const call_end end = pmr_debug::detail::end_of_call([&] { p = raw_allocate(resource_, bytes, alignment); });
+            if (end == call_end::returned && p == nullptr) {
+                fail("null for " + request(bytes, alignment));
+            } else if (end == call_end::threw_something_else) {
                 fail("threw something else than std::bad_alloc for " + request(bytes, alignment));
             }
         });
@@ -450,3 +451,5 @@ void fuzz_resource(const std::uint8_t* data, std::size_t size, Make&& make, cons
 }
 
 }  // namespace pmr_debug::testing
+
+#endif  // PMR_DEBUG_LANGUAGE

@@ -1,8 +1,13 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// What the fuzzing harness is made of: decisions, the record of a program, a second thread, an upstream that keeps
 /// accounts. See `fuzz.hpp`, which most need instead.
+
+#include <pmr_debug/detail/exceptions.hpp>
 
 #include <algorithm>
 #include <bit>
@@ -306,7 +311,7 @@ private:
         ++denials_;
         last_denial_ = a;
         if (a == answer::refusal) {
-            throw std::bad_alloc();
+            pmr_debug::detail::throw_bad_alloc();
         }
         return const_cast<void*>(last_given_);
     }
@@ -360,3 +365,5 @@ private:
 };
 
 }  // namespace pmr_debug::testing
+
+#endif  // PMR_DEBUG_LANGUAGE

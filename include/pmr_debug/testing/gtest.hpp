@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// Glue for GoogleTest. The library itself does not depend on it.
 ///
@@ -244,3 +247,5 @@ protected:
             return ::pmr_debug::testing::detail::reported(s, k, from, wanted);               \
         },                                                                                   \
         source, kind)
+
+#endif  // PMR_DEBUG_LANGUAGE

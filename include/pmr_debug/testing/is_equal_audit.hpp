@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// Looks at what a resource says about being equal to others. Equal must mean that either frees what the other
 /// allocated: move assignment takes a container's blocks over without a look.
@@ -68,3 +71,5 @@ template <class Resource>
 }
 
 }  // namespace pmr_debug::testing
+
+#endif  // PMR_DEBUG_LANGUAGE

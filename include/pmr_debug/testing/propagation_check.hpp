@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// Walks an object and all that is in it, and lists what keeps its memory elsewhere than on the resource expected.
 ///
@@ -428,3 +431,5 @@ requires requires(const T& x) {
 }
 
 }  // namespace pmr_debug::testing
+
+#endif  // PMR_DEBUG_LANGUAGE

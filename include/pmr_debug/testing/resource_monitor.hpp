@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pmr_debug/detail/language.hpp>
+#if PMR_DEBUG_LANGUAGE
+
 /// \file
 /// What happened to a resource's counters in between.
 ///
@@ -69,3 +72,5 @@ private:
 };
 
 }  // namespace pmr_debug::testing
+
+#endif  // PMR_DEBUG_LANGUAGE
