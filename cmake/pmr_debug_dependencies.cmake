@@ -4,7 +4,9 @@ include(FetchContent)
 
 # Effects: find_package(\p package), else fetch \p url and check \p sha256. \p target exists afterwards, or it is an error.
 function(pmr_debug_require package target url sha256)
-    find_package(${package} QUIET GLOBAL)
+    if(NOT TARGET ${target})
+        find_package(${package} QUIET GLOBAL)
+    endif()
     if(TARGET ${target})
         return()
     endif()
@@ -30,6 +32,10 @@ pmr_debug_require(
 if(PMR_DEBUG_BUILD_TESTS)
     set(INSTALL_GTEST OFF)
     set(BUILD_GMOCK OFF)
+    if(PMR_DEBUG_GTEST_SOURCE)
+        # An installed GoogleTest is of the standard library that the system's compiler has.
+        add_subdirectory("${PMR_DEBUG_GTEST_SOURCE}" "${PROJECT_BINARY_DIR}/googletest" EXCLUDE_FROM_ALL SYSTEM)
+    endif()
     pmr_debug_require(
         GTest GTest::gtest_main https://github.com/google/googletest/archive/refs/tags/release-1.12.1.tar.gz
         81964fe578e9bd7c94dfdb09c8e4d6e6759e19967e397dbea48d1c10e45d0df2)
