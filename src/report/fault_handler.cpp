@@ -7,6 +7,7 @@
 #include "os/stack_bounds.hpp"
 #include "os/thread.hpp"
 #include "report/comparison.hpp"
+#include "report/copies.hpp"
 #include "report/text.hpp"
 #include "stack/interrupted.hpp"
 
@@ -229,7 +230,8 @@ void explain_finding(const metadata::address_finding& found, report& r) noexcept
 void classify(void* context) {
     finding& f = *static_cast<finding*>(context);
     metadata::address_finding found;
-    resource_ref owner = f.fault.has_address ? metadata::find_at(f.fault.address, &found) : resource_ref{};
+    const bool likely = f.fault.has_address && f.fault.address >= first_page_of_anything;
+    resource_ref owner = likely ? detail::find_at_anywhere(f.fault.address, &found) : resource_ref{};
     if (found.gone_back && !f.fault.unmapped) {
         owner = {};  // the memory went back to the upstream, and somebody has mapped it since
     }
@@ -285,7 +287,7 @@ bool knows(const os::fault& f, void* /*context*/) noexcept {
     if (f.aborted || !f.has_address || f.address < first_page_of_anything) {
         return false;
     }
-    if (metadata::find_at(f.address, &found).id == 0) {
+    if (detail::find_at_anywhere(f.address, &found).id == 0) {
         return f.unmapped && metadata::peek_object_at(f.address).id != 0;
     }
     if (found.gone_back && !f.unmapped) {

@@ -1,5 +1,6 @@
 #include "report/text.hpp"
 
+#include "report/copies.hpp"
 #include "report/wording.hpp"
 #include "stack/names.hpp"
 
@@ -87,7 +88,7 @@ private:
             out_.quoted(ref.name).text(" (");
         }
         out_.text(ref.type);
-        if (ref.id != 0) {
+        if (ref.id != 0 && !is_of_another_copy(ref)) {
             out_.text(" #").number(ref.id);
         }
         if (ref.address != nullptr) {

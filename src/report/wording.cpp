@@ -1,5 +1,7 @@
 #include "report/wording.hpp"
 
+#include "report/copies.hpp"
+
 namespace pmr_debug {
 
 std::string_view to_string(error_kind kind) noexcept {
@@ -95,7 +97,7 @@ void write_short_name(writer& out, const resource_ref& r) noexcept {
         return;
     }
     out.text(r.type.empty() ? std::string_view("a resource") : r.type);
-    if (r.id != 0) {
+    if (r.id != 0 && !is_of_another_copy(r)) {
         out.text(" #").number(r.id);
     }
 }
@@ -355,6 +357,10 @@ std::string_view hint_of(const report& r) noexcept {
         case error_kind::wrong_resource:
             if (is_dead(r.owner)) {
                 return "the resource that this block came from was destroyed before; who owned the block outlived it";
+            }
+            if (is_of_another_copy(r.owner)) {
+                return "program and plug-in have a copy of pmr_debug each: who allocates must free, or link one shared "
+                       "library";
             }
             return "a container was moved, swapped or assigned between resources, or two allocators were mixed up";
         case error_kind::size_mismatch:

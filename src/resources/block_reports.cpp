@@ -1,6 +1,7 @@
 #include "resources/block_reports.hpp"
 
 #include "metadata/remains.hpp"
+#include "report/copies.hpp"
 #include "report/leaks.hpp"
 
 namespace pmr_debug::detail {
@@ -108,7 +109,7 @@ void block_reporter::bad_pointer(metadata::block_table::outcome why, const void*
     const bool freed_here = why == metadata::block_table::outcome::freed;
     metadata::owned_block theirs;
     if (const resource_ref owner =
-            metadata::find_owner(p, self, freed_here ? metadata::below::skip : metadata::below::ask, &theirs);
+            find_owner_anywhere(p, self, freed_here ? metadata::below::skip : metadata::below::ask, &theirs);
         owner.id != 0) {
         add_owner(r, owner, theirs);
         if (freed_here && found.free_thread != 0) {

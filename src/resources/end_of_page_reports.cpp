@@ -1,6 +1,7 @@
 // Everything of the end-of-page resource that ends in a report, and what fault reports ask of it.
 
 #include "metadata/remains.hpp"
+#include "report/copies.hpp"
 #include "report/leaks.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/bytes.hpp"
@@ -203,7 +204,7 @@ slot_ref examine_free(fence_core& core, void* p, std::size_t bytes, std::size_t 
     // A resource above this one may have carved its block from here; in a unit, the memory is not an upstream's to own.
     metadata::owned_block theirs;
     if (const resource_ref owner =
-            metadata::find_owner(p, core.self, u != nullptr ? metadata::below::stop : metadata::below::ask, &theirs);
+            find_owner_anywhere(p, core.self, u != nullptr ? metadata::below::stop : metadata::below::ask, &theirs);
         owner.id != 0) {
         r.kind = error_kind::wrong_resource;
         r.owner = owner;

@@ -2,6 +2,7 @@
 // handler runs.
 
 #include "metadata/remains.hpp"
+#include "report/copies.hpp"
 #include "report/leaks.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/general_purpose_core.hpp"
@@ -115,7 +116,7 @@ bool is_forgotten(general_purpose_core& core, std::uintptr_t address) noexcept {
 bool report_other_owner(general_purpose_core& core, void* p, std::size_t bytes, std::size_t alignment,
                         metadata::below upstreams) noexcept {
     metadata::owned_block found;
-    const resource_ref owner = metadata::find_owner(p, core.record, upstreams, &found);
+    const resource_ref owner = find_owner_anywhere(p, core.record, upstreams, &found);
     if (owner.id == 0) {
         return false;
     }

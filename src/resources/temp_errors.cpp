@@ -3,6 +3,7 @@
 #include "metadata/arena.hpp"
 #include "metadata/remains.hpp"
 #include "os/other_tools.hpp"
+#include "report/copies.hpp"
 #include "report/leaks.hpp"
 #include "report/writer.hpp"
 #include "resources/block_reports.hpp"
@@ -412,7 +413,7 @@ void temp_core::bad_pointer(void* p, const temp_request& given) noexcept {
     const metadata::below ask = inside                     ? metadata::below::stop
                                 : freed_here || past_block ? metadata::below::skip
                                                            : metadata::below::ask;
-    if (const resource_ref owner = metadata::find_owner(p, self, ask, &theirs); owner.id != 0) {
+    if (const resource_ref owner = find_owner_anywhere(p, self, ask, &theirs); owner.id != 0) {
         r.kind = error_kind::wrong_resource;
         r.owner = owner;
         r.block = theirs.block;

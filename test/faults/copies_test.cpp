@@ -1,0 +1,55 @@
+// Several copies of the library in one process, which share no symbol.
+
+#include "support/run.hpp"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+
+namespace {
+
+using faults::outcome;
+using faults::path_of;
+using faults::run;
+
+TEST(copies, a_block_of_another_copys_resource_has_an_owner) {
+    for (const char* const resource : {"general", "tracking", "canary", "fence", "temp", "page"}) {
+        const outcome o = run("two_copies", {path_of("own_copy.so"), resource});
+        EXPECT_EQ(o.signal, SIGABRT) << resource << ": " << o.out << o.err;
+        EXPECT_EQ(o.times("pmr_debug: "), 1U) << resource << ": " << o.err;
+        EXPECT_TRUE(o.says("pmr_debug: wrong_resource: 64-byte block 0x")) << resource << ": " << o.err;
+        EXPECT_TRUE(o.says(" of \"plug-in's heap\" was freed through ")) << resource << ": " << o.err;
+        EXPECT_TRUE(o.says("owner      \"plug-in's heap\" (general_purpose_resource of another copy of pmr_debug at"))
+            << resource << ": " << o.err;
+        EXPECT_TRUE(o.says("plugin_allocate")) << resource << ": " << o.err;
+    }
+}
+
+#if !SANITIZED  // which own SIGSEGV
+TEST(copies, a_fault_in_memory_of_another_copy_is_explained) {
+    const outcome o = run("two_copies", {path_of("own_copy.so"), "late"});
+    EXPECT_EQ(o.signal, SIGSEGV) << o.out;
+    EXPECT_TRUE(o.says("pmr_debug: use_after_free: freed 100000-byte block 0x")) << o.err;
+    EXPECT_TRUE(o.says("\"plug-in's heap\" (general_purpose_resource of another copy of pmr_debug at")) << o.err;
+    EXPECT_TRUE(o.says("plugin_allocate")) << o.err;
+}
+#endif
+
+TEST(copies, one_that_was_unloaded_is_not_asked) {
+    const outcome o = run("two_copies", {path_of("own_copy.so"), "unloaded"});
+    EXPECT_EQ(o.signal, SIGABRT) << o.out << o.err;
+    EXPECT_EQ(o.times("pmr_debug: invalid_free: "), 1U) << o.err;
+}
+
+}  // namespace
