@@ -1,6 +1,7 @@
 #include "os/fault_signals.hpp"
 
 #include "os/spare_stack.hpp"
+#include "os/stack_bounds.hpp"
 #include "os/start_code.hpp"
 #include "os/thread.hpp"
 #include "os/virtual_memory.hpp"
@@ -246,11 +247,8 @@ bool is_resolved(const occasion& o) noexcept {
         return ::syscall(SYS_futex, &own, FUTEX_WAKE_OP_PRIVATE, 0, 0, f.address & ~word, add_nothing) >= 0 ||
                errno != EFAULT;
     }
-    // The set is read before it is seen that there is no such way to change the mask.
-    constexpr int no_such_way = -1;
-    constexpr std::uintptr_t word = sizeof(signal_set) - 1;
-    return ::syscall(SYS_rt_sigprocmask, no_such_way, f.address & ~word, nullptr, sizeof(signal_set)) == 0 ||
-           errno != EFAULT;
+    constexpr std::uintptr_t word = sizeof(std::uintptr_t) - 1;
+    return can_read(f.address & ~word);
 }
 
 // ---- telling

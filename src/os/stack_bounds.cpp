@@ -162,6 +162,13 @@ mapping read_mapping(std::uintptr_t address) noexcept {
 
 }  // namespace detail
 
+bool can_read(std::uintptr_t address) noexcept {
+    const errno_keeper keep;
+    // The kernel reads the set of signals before it sees that there is no such way to change the mask.
+    constexpr int no_such_way = -1;
+    return ::syscall(SYS_rt_sigprocmask, no_such_way, address, nullptr, sizeof(std::uint64_t)) == 0 || errno != EFAULT;
+}
+
 mapping find_mapping(std::uintptr_t address) noexcept {
     // Asking for one mapping takes microseconds; reading all of them milliseconds where there are tens of thousands.
     const mapping m = detail::query_mapping(address);

@@ -19,6 +19,9 @@ struct mapping {
     std::uintptr_t high = 0;
 };
 
+/// True if the word at \p address, a multiple of its size, can be read now. Keeps errno; one system call.
+[[nodiscard]] bool can_read(std::uintptr_t address) noexcept;
+
 /// Returns: the mapping that holds \p address. Keeps errno. Allocates nothing; a few system calls.
 [[nodiscard]] mapping find_mapping(std::uintptr_t address) noexcept;
 

@@ -9,6 +9,9 @@
 #include "stack/unwinder.hpp"
 
 #include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <span>
 
 namespace pmr_debug {
 namespace stack {
@@ -17,6 +20,9 @@ namespace {
 
 // How near the end of the stack a chain must end to tell chains apart by their ends' positions.
 constexpr std::uintptr_t near_end = 1024;
+
+// On any machine; where pages are larger, more is asked than need be.
+constexpr std::uintptr_t smallest_page = 4096;
 
 /// What a walk along the frame pointers found.
 struct chain {
@@ -34,6 +40,53 @@ trace_id store(const std::uintptr_t* frames, unsigned depth, std::uint8_t ending
         return trace_id::none;
     }
     return hand_out(id);
+}
+
+/// A frame pointer is followed into another page only if there is a frame for sure, or the page can be read: a program
+/// may protect a page within its stack, and in code that keeps no frame pointers the register holds anything. Whether
+/// code keeps one is a property of the return address, and once the unwinder has agreed it is known here.
+/// Collisions cost a system call.
+class frame_keepers {
+public:
+    [[nodiscard]] static bool known(std::uintptr_t address) noexcept {
+        return place(address).load(std::memory_order_relaxed) == address;
+    }
+    static void add(std::uintptr_t address) noexcept { place(address).store(address, std::memory_order_relaxed); }
+
+private:
+    static constexpr unsigned bits = 12;
+
+    static std::atomic<std::uintptr_t>& place(std::uintptr_t address) noexcept {
+        return places_[address * 0x9E37'79B9'7F4A'7C15 >> (64 - bits)];
+    }
+
+    static constinit std::atomic<std::uintptr_t> places_[std::size_t{1} << bits];
+};
+constinit std::atomic<std::uintptr_t> frame_keepers::places_[std::size_t{1} << bits]{};
+
+/// Crossings of a walk that were allowed by a system call.
+struct asked_crossings {
+    std::uintptr_t addresses[4];
+    unsigned count = 0;
+};
+
+/// True if the caller's frame at \p frame, in another page, can be read. \p address: the return address into the
+/// caller.
+bool may_cross(std::uintptr_t address, std::uintptr_t frame, asked_crossings& asked) noexcept {
+    if (frame_keepers::known(address)) [[likely]] {
+        return true;
+    }
+    if (asked.count < sizeof asked.addresses / sizeof asked.addresses[0]) {
+        asked.addresses[asked.count++] = address;
+    }
+    return os::can_read(frame) && os::can_read(frame + sizeof(std::uintptr_t));
+}
+
+/// The last place in the page of \p frame where both words of a frame lie in it. Above a frame that lies across two
+/// pages nothing is sure.
+constexpr std::uintptr_t last_frame_in_page(std::uintptr_t frame) noexcept {
+    const std::uintptr_t last = (frame | (smallest_page - 1)) + 1 - 2 * sizeof(std::uintptr_t);
+    return last > frame ? last : frame;
 }
 
 /// A word that must be on the stack for a chain to mean what it meant before.
@@ -75,6 +128,9 @@ bool learn(const chain& found, std::uint32_t meaning, std::span<const std::uintp
         ++agree;
     }
     const bool whole = truth.end == walk_end::outermost;
+    for (unsigned i = 0; i + 1 < agree; ++i) {
+        frame_keepers::add(found.frames[i]);
+    }
     // What comes before main or a thread's function tells nobody anything, and would be in every trace.
     unsigned depth = truth.depth;
     while (whole && depth > 1 && os::is_start_code(truth.frames[depth - 1])) {
@@ -157,6 +213,8 @@ bool learn(const chain& found, std::uint32_t meaning, std::span<const std::uintp
     std::uintptr_t frame = frame_pointer;
     std::uint64_t h = hash_start;
     unsigned depth = 0;
+    asked_crossings asked;
+    std::uintptr_t limit = std::min(last, last_frame_in_page(frame));
     found.ending = ends_at_depth;
     for (;;) {
         const auto* const words = reinterpret_cast<const std::uintptr_t*>(frame);
@@ -165,12 +223,16 @@ bool learn(const chain& found, std::uint32_t meaning, std::span<const std::uintp
         found.frames[depth] = address;
         ++depth;
         h = hash_step(h, address);
-        if (caller <= frame || caller > last || caller % sizeof(std::uintptr_t) != 0) [[unlikely]] {
-            const std::uintptr_t distance = stack.high - frame;
-            found.frames[depth] = distance < near_end ? distance : 0;
-            h = hash_step(h, found.frames[depth]);
-            found.ending = ends_unchained;
-            break;
+        if (caller <= frame || caller > limit || caller % sizeof(std::uintptr_t) != 0) [[unlikely]] {
+            const bool is_frame = caller > frame && caller <= last && caller % sizeof(std::uintptr_t) == 0;
+            if (!is_frame || (depth != most && !may_cross(address, caller, asked))) {
+                const std::uintptr_t distance = stack.high - frame;
+                found.frames[depth] = distance < near_end ? distance : 0;
+                h = hash_step(h, found.frames[depth]);
+                found.ending = ends_unchained;
+                break;
+            }
+            limit = std::min(last, last_frame_in_page(caller));
         }
         if (depth == most) {
             break;
@@ -187,6 +249,9 @@ bool learn(const chain& found, std::uint32_t meaning, std::span<const std::uintp
             if (meaning != unreliable && (key.tail == 0 || witnesses_agree(key, frame_pointer, stack.high)))
                 [[likely]] {
                 const auto result = static_cast<trace_id>(meaning);
+                for (unsigned i = 0; i < asked.count; ++i) {
+                    frame_keepers::add(asked.addresses[i]);
+                }
                 recent_traces* const recent = most <= recent_traces::most_frames ? ensure_recent() : nullptr;
                 if (recent != nullptr && key.tail == 0 && found.ending == ends_at_depth) {
                     recent->keep(frame_pointer, most, result);

@@ -45,4 +45,11 @@ TEST(small_stacks, a_fiber_on_an_array_of_another_stack_reports) {
 }
 #endif
 
+TEST(small_stacks, a_protected_page_within_the_stack_is_not_read) {
+    const outcome o = run("protected_page");
+    EXPECT_EQ(o.signal, 0) << o.err;
+    EXPECT_EQ(o.out, "went well\n");
+    EXPECT_EQ(o.err, "");
+}
+
 }  // namespace
