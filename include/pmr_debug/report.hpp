@@ -152,6 +152,8 @@ public:
 
     /// Effects: takes note of \p r. Returns: what to do next.
     /// Called without any lock of the resource held; must not throw; should not allocate from the reporting resource.
+    /// Called on a stack of the library's with at least 128 KiB left, as the program's may be a small thread's or a
+    /// fiber's; under AddressSanitizer and ThreadSanitizer on the caller's. Must return, and not jump out.
     virtual action handle(const report& r) noexcept = 0;
 };
 
