@@ -4,6 +4,7 @@
 // that is freed into another resource later can so be told whose it was.
 
 #include "metadata/registry.hpp"
+#include "os/spare_stack.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -61,6 +62,25 @@ private:
 /// Effects: remembers what \p r leaves, until others have left enough. Null is allowed. Preconditions: none of the
 /// resource's locks is held.
 void leave_behind(const resource_record* r, const remains& what) noexcept;
+
+/// Effects: calls \p fill(what), and remembers that, as above. On a stack with room: a list takes 12 KiB, and a
+/// resource may be destroyed in a small thread. \p fill may take the resource's locks, and has given them back when it
+/// returns.
+template <class Fill>
+void leave_behind_filled(const resource_record* r, Fill fill) noexcept {
+    struct task {
+        const resource_record* r;
+        Fill& fill;
+    } t{r, fill};
+    os::with_room(
+        [](void* context) {
+            const task& mine = *static_cast<task*>(context);
+            remains what;
+            mine.fill(what);
+            leave_behind(mine.r, what);
+        },
+        &t);
+}
 
 /// \p nearest: the block that the asking resource knows close to \p p, or null. If it lies in the same memory, that was
 /// handed out anew. \p was, if not null: the block that began at \p p when its resource died, its state unknown, if one

@@ -151,7 +151,7 @@ void explain_address(finding& found) noexcept {
 /// What the frames of a fault near null say.
 struct frames_seen {
     std::uintptr_t innermost = 0;   ///< return address; inlined frames share it
-    bool calls_a_resource = false;  ///< the innermost is memory_resource's own function, or this library's
+    bool calls_a_resource = false;  ///< the innermost is memory_resource's own function
     bool in_library = false;
     bool before_main = false;  ///< statics are being constructed
 };
@@ -170,8 +170,10 @@ void look_for_early_use(void* context) {
             const auto has = [name](std::string_view part) { return name.find(part) != std::string_view::npos; };
             s.innermost = s.innermost == 0 ? frame.address : s.innermost;
             if (frame.address == s.innermost) {
-                s.in_library = s.in_library || frame.in_library;
-                s.calls_a_resource = s.calls_a_resource || has("pmr::memory_resource::") || frame.in_library;
+                // Its functions count as the library's otherwise.
+                const bool of_standard = has("pmr::memory_resource::");
+                s.in_library = s.in_library || (frame.in_library && !of_standard);
+                s.calls_a_resource = s.calls_a_resource || of_standard;
             }
             s.before_main = s.before_main || has("__static_initialization_and_destruction_") ||
                             has("_GLOBAL__sub_I_") || has("_GLOBAL__I_") || has("__cxx_global_var_init");
@@ -182,7 +184,9 @@ void look_for_early_use(void* context) {
     constexpr std::uintptr_t last_call = 4 * sizeof(void*);
     const bool virtual_call =
         r.access == access_kind::read && f.fault.address >= first_call && f.fault.address <= last_call;
-    if (!seen.calls_a_resource || (!seen.in_library && !virtual_call)) {
+    // In this library's own functions it may be the pointer to the resource that is null.
+    const bool null_core = seen.in_library && seen.before_main && f.fault.address >= metadata::object_bytes;
+    if (!(seen.calls_a_resource && virtual_call) && !null_core) {
         return;
     }
     if (seen.before_main) {

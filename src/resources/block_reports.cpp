@@ -172,10 +172,10 @@ void block_reporter::mismatch(const void* p, const metadata::block_entry& known,
 }
 
 void block_reporter::leave_blocks() const noexcept {
-    metadata::remains left;
-    blocks.for_each_live(
-        [&](const metadata::block_entry& e) noexcept { left.add_block(metadata::describe(e), e.allocated); });
-    metadata::leave_behind(self, left);
+    metadata::leave_behind_filled(self, [&](metadata::remains& left) noexcept {
+        blocks.for_each_live(
+            [&](const metadata::block_entry& e) noexcept { left.add_block(metadata::describe(e), e.allocated); });
+    });
 }
 
 std::size_t block_reporter::leaks(error_kind kind, std::string_view hint) const noexcept {

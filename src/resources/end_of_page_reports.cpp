@@ -320,8 +320,7 @@ std::size_t report_live(fence_core& core) noexcept {
 }
 
 void leave_remains(fence_core& core, bool any_live) noexcept {
-    metadata::remains left;
-    {
+    metadata::leave_behind_filled(core.self, [&](metadata::remains& left) noexcept {
         const std::scoped_lock hold(core.lock);
         for (unit* u = core.active.first; u != nullptr; u = u->after) {
             left.add_range(u->base, u->size);
@@ -333,8 +332,7 @@ void leave_remains(fence_core& core, bool any_live) noexcept {
                 }
             }
         }
-    }
-    metadata::leave_behind(core.self, left);
+    });
 }
 
 bool owns(void* core, const void* p, metadata::owned_block* out) noexcept {

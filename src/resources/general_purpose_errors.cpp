@@ -407,8 +407,7 @@ std::size_t report_live(general_purpose_core& core) noexcept {
 }
 
 void leave_remains(general_purpose_core& core, bool any_live) noexcept {
-    metadata::remains left;
-    {
+    metadata::leave_behind_filled(core.record, [&](metadata::remains& left) noexcept {
         const std::scoped_lock hold(core.lock);
         for (const chunk* c = core.chunks; c != nullptr; c = c->next) {
             left.add_range(c->base, c->size);
@@ -424,8 +423,7 @@ void leave_remains(general_purpose_core& core, bool any_live) noexcept {
                 }
             }
         }
-    }
-    metadata::leave_behind(core.record, left);
+    });
 }
 
 }  // namespace pmr_debug::detail

@@ -466,8 +466,7 @@ std::size_t temp_core::tell_live(std::size_t first_record, std::string_view hint
 }
 
 void temp_core::leave_remains() noexcept {
-    metadata::remains left;
-    {
+    metadata::leave_behind_filled(self, [&](metadata::remains& left) noexcept {
         const os::brief_hold<true> hold(lock);
         for (const temp_chunk* c = chunk; c != nullptr; c = c->older) {
             left.add_range(c->begin, c->size);
@@ -477,8 +476,7 @@ void temp_core::leave_remains() noexcept {
                 left.add_block(describe(records[i]), records[i].allocated);
             }
         }
-    }
-    metadata::leave_behind(self, left);
+    });
 }
 
 void temp_core::tell_mark(const temp_mark& m, std::string_view hint) noexcept {

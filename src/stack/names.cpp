@@ -99,7 +99,8 @@ bool is_library_function(std::string_view name) noexcept {
         }
     }
     name.remove_prefix(name_start(name));
-    return name.starts_with("pmr_debug::") || name.starts_with("std::pmr::memory_resource::allocate(") ||
+    return name.starts_with("pmr_debug::") || name == "pmr_debug_call_on_stack" ||
+           name.starts_with("std::pmr::memory_resource::allocate(") ||
            name.starts_with("std::pmr::memory_resource::deallocate(") ||
            // not demangled
            name.starts_with("_ZN9pmr_debug") || name.starts_with("_ZNK9pmr_debug") ||

@@ -136,4 +136,11 @@ TEST(signals, nothing_is_written_outside_the_programs_signal_stack) {
     }
 }
 
+TEST(signals, a_resource_that_is_used_before_its_construction_is_no_null_pointer) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run("used_before_made");
+    EXPECT_EQ(o.signal, SIGSEGV) << o.err;
+    EXPECT_TRUE(o.says("was read: resource used before its construction, its object is still zero")) << o.err;
+}
+
 }  // namespace

@@ -45,6 +45,14 @@ TEST(small_stacks, a_fiber_on_an_array_of_another_stack_reports) {
 }
 #endif
 
+TEST(small_stacks, resources_may_live_and_die_in_a_small_thread) {
+    for (const char* const resource : {"general", "tracking", "canary", "fence", "page"}) {
+        const outcome o = run("short_life", {resource});
+        EXPECT_EQ(o.out, "lived\n") << resource << ": " << o.err;
+        EXPECT_EQ(o.times("pmr_debug: leak: 100 bytes in 1 block"), 1U) << resource << ": " << o.err;
+    }
+}
+
 TEST(small_stacks, a_protected_page_within_the_stack_is_not_read) {
     const outcome o = run("protected_page");
     EXPECT_EQ(o.signal, 0) << o.err;

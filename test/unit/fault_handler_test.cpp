@@ -409,6 +409,31 @@ TEST(fault_handler, a_resource_whose_memory_went_away_before_it_is_named) {
     EXPECT_TRUE(o.says("\"alive\" (tracking_resource")) << o.text;
 }
 
+TEST(fault_handler, a_null_pointer_to_a_resource_is_a_null_pointer) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run([] {
+        const fault_handler explain;
+        std::pmr::memory_resource* nowhere = nullptr;
+        asm volatile("" : "+r"(nowhere));
+        allocating_function(*nowhere, 8);
+    });
+    EXPECT_EQ(o.signal, SIGSEGV);
+    EXPECT_TRUE(o.says("was read: a null pointer, not memory of any")) << o.text;
+}
+
+TEST(fault_handler, a_resource_whose_object_is_zero_is_no_null_pointer) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+    const outcome o = run([] {
+        const fault_handler explain;
+        alignas(16) static unsigned char zero[64];
+        auto* resource = reinterpret_cast<std::pmr::memory_resource*>(zero);
+        asm volatile("" : "+r"(resource));
+        allocating_function(*resource, 8);
+    });
+    EXPECT_EQ(o.signal, SIGSEGV);
+    EXPECT_TRUE(o.says("was read: resource that is not constructed, or was overwritten: its object is zero")) << o.text;
+}
+
 TEST(fault_handler, memory_of_a_destroyed_resource_is_told_from_nobodys) {
     SKIP_WHERE_SANITIZERS_OWN_FAULTS();
     const outcome o = run([] {
