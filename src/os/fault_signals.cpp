@@ -442,7 +442,7 @@ void look_again(void* argument) {
 /// Effects: calls the handler of before as the kernel would.
 void ask_former(const occasion& o) noexcept {
     struct sigaction& former = before[index_of(o.signal)];
-    const int flags = former.sa_flags;
+    const auto flags = static_cast<unsigned>(former.sa_flags);  // SA_RESETHAND has the sign bit
     const auto with_info = former.sa_sigaction;
     const auto without = former.sa_handler;
     signal_set blocked = 0;
