@@ -132,8 +132,10 @@ struct report {
     trace_id here = trace_id::none;       ///< where the error was noticed
     trace_id allocated = trace_id::none;  ///< where `block` was allocated
     trace_id freed = trace_id::none;      ///< where `block` was (first) freed
-    trace_id other = trace_id::none;      ///< foreign_thread: a use by the bound thread
-    std::span<const leak_group> leaks;    ///< leaks by call path, most bytes first
+    /// foreign_thread: a use by the bound thread. Damage: where the block was allocated that covers `first_bad`
+    trace_id other = trace_id::none;
+    block_info covering;  ///< damage: another live block, of `owner` or of `resource`, that covers `first_bad`
+    std::span<const leak_group> leaks;  ///< leaks by call path, most bytes first
     std::size_t leaked_blocks = 0;
     std::size_t leaked_bytes = 0;
     bool faulted = false;                       ///< found by a fault, at the instruction that accessed `pointer`

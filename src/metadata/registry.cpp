@@ -538,6 +538,37 @@ resource_ref peek_former_owner(std::uintptr_t address, owned_block* out) noexcep
     return range != nullptr ? describe(range->owner) : resource_ref{};
 }
 
+resource_ref find_covering(const void* address, const block_info& block, const resource_record* self,
+                           owned_block* out) noexcept {
+    address_finding answer;
+    bool answered = false;
+    resource_ref who;
+    walk_unlocked(
+        [&](const resource_record& r) noexcept {
+            void* const core = r.core;
+            const auto describe_it = r.describe_address.load(std::memory_order_acquire);
+            answered = &r != self && core != nullptr && describe_it != nullptr &&
+                       describe_it(core, reinterpret_cast<std::uintptr_t>(address), &answer);
+        },
+        [&](const resource_record& r) noexcept {
+            const address_finding found = std::exchange(answer, {});
+            if (!std::exchange(answered, false) || found.gone_back || found.is != address_finding::what::live_block) {
+                return true;
+            }
+            const auto start = reinterpret_cast<std::uintptr_t>(block.address);
+            const auto theirs = reinterpret_cast<std::uintptr_t>(found.block.address);
+            const bool within = theirs <= start && start + block.size <= theirs + found.block.size;
+            const bool around = start <= theirs && theirs + found.block.size <= start + block.size;
+            if (within || around) {
+                return true;
+            }
+            who = describe(&r);
+            *out = {.block = found.block, .allocated = found.allocated};
+            return false;
+        });
+    return who;
+}
+
 resource_ref peek_resource(const void* address) noexcept {
     resource_ref found;
     found.type = "memory_resource";

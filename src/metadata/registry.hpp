@@ -175,6 +175,14 @@ inline constexpr std::size_t object_bytes = 2 * sizeof(void*);
 /// find_at().
 [[nodiscard]] resource_ref peek_former_owner(std::uintptr_t address, owned_block* out) noexcept;
 
+/// Effects: asks the living resources, the one constructed last first, for a live block that holds \p address and is
+/// not
+///   \p block; of \p self none is asked for. Blocks that \p block lies in, or that lie in it, do not count: one
+///   resource may stand on the other.
+/// Returns: whose it is (id 0: nobody's), and the block in \p out. Takes no lock, as find_at().
+[[nodiscard]] resource_ref find_covering(const void* address, const block_info& block, const resource_record* self,
+                                         owned_block* out) noexcept;
+
 /// Returns: the living resource at \p address; of another library's, nothing but the address (id 0). For signal
 /// handlers, as find_at().
 [[nodiscard]] resource_ref peek_resource(const void* address) noexcept;

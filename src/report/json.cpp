@@ -253,6 +253,12 @@ void write_json(const report& r, symbols how, text_sink sink, void* context) noe
         }
         if (r.first_bad != nullptr) {
             write_damage(o.key("damage"), r);
+            if (r.covering.address != nullptr) {
+                object covering(o.key("covered_by"));
+                covering.address("address", r.covering.address);
+                covering.number("size", r.covering.size);
+                covering.number("serial", r.covering.serial);
+            }
         }
         if (r.other_thread != 0) {
             o.number("other_thread", r.other_thread);

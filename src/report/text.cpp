@@ -157,6 +157,10 @@ private:
             out_.text(": found ").hex(r_.bad_value, 2).text(", expected ").hex(r_.expected_value, 2);
             out_.text("; ").count(r_.bad_bytes, "byte").text(" damaged\n");
         }
+        if (r_.covering.address != nullptr) {
+            row("covered by").address(r_.covering.address).text(", ").bytes(r_.covering.size);
+            out_.text(", serial ").number(r_.covering.serial).text(", ").text(to_string(r_.covering.state)).put('\n');
+        }
         threads();
         if (r_.limit != 0) {
             row("limit").number(r_.limit).text(", ").number(r_.in_use).text(" in use\n");
@@ -251,6 +255,10 @@ private:
                                   : "freed",
                   r_.block.free_thread);
             frames(r_.freed, not_kept);
+        }
+        if (r_.covering.address != nullptr) {
+            title("the block that covers it allocated", r_.covering.alloc_thread);
+            frames(r_.other, not_kept);
         }
         if (r_.kind == error_kind::foreign_thread && r_.owner.type.empty()) {
             title("other use", r_.other_thread);

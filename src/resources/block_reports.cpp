@@ -64,6 +64,25 @@ bool add_former_owner(report& r, const void* nearest) noexcept {
     return true;
 }
 
+void add_covering(report& r, const resource_ref& owner, const metadata::owned_block& theirs) noexcept {
+    r.covering = theirs.block;
+    r.other = theirs.allocated;
+    r.owner = owner;
+    r.hint =
+        "another block, with its guards, covers the damaged byte, so it was right to write there: the upstream handed "
+        "out memory that overlaps";
+}
+
+void look_for_covering(report& r, const metadata::resource_record* self) noexcept {
+    metadata::owned_block theirs;
+    const bool known = r.first_bad != nullptr && r.block.address != nullptr;
+    if (const resource_ref owner =
+            known ? metadata::find_covering(r.first_bad, r.block, self, &theirs) : resource_ref{};
+        owner.id != 0) {
+        add_covering(r, owner, theirs);
+    }
+}
+
 resource_ref other_owner(const void* p, std::size_t bytes, std::size_t alignment, const metadata::resource_record* self,
                          metadata::owned_block& theirs) noexcept {
     resource_ref owner = metadata::find_owner(p, self, metadata::below::stop, &theirs);

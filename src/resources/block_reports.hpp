@@ -31,6 +31,14 @@ bool add_former_owner(report& r, const void* nearest) noexcept;
 [[nodiscard]] resource_ref other_owner(const void* p, std::size_t bytes, std::size_t alignment,
                                        const metadata::resource_record* self, metadata::owned_block& theirs) noexcept;
 
+/// Effects: notes in \p r, which tells damage at first_bad, that the live block \p theirs of \p owner (id 0: the
+///   reporting resource's own) covers that byte.
+void add_covering(report& r, const resource_ref& owner, const metadata::owned_block& theirs) noexcept;
+
+/// Effects: looks whether a live block of another resource covers first_bad of \p r, and notes it. Preconditions: no
+///   lock is held.
+void look_for_covering(report& r, const metadata::resource_record* self) noexcept;
+
 /// What is to be said if a block of the reporting resource was freed where another's lives now: which of the two was
 /// meant is not known.
 inline constexpr std::string_view hint_second_free_or_wrong =

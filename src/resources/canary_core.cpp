@@ -337,6 +337,26 @@ void canary_core::report_damage(error_kind kind, const metadata::block_entry& e,
     r.bad_bytes = d.bytes;
     r.bad_value = d.found;
     r.expected_value = d.expected;
+    metadata::owned_block other;
+    const auto bad = reinterpret_cast<std::uintptr_t>(d.first);
+    const auto look = [&](const metadata::block_entry& b) noexcept {
+        const auto begin = reinterpret_cast<std::uintptr_t>(b.address);
+        const canary_layout at = layout(b.size, b.alignment);
+        // With its guards: those are written, too.
+        if (b.address != e.address && bad - (begin - at.front) < at.total) {
+            other = {.block = metadata::describe(b), .allocated = b.allocated};
+        }
+        return other.block.address == nullptr;
+    };
+    blocks.for_each_live(look);
+    if (other.block.address == nullptr) {
+        quarantine.peek(look);
+    }
+    if (other.block.address != nullptr) {
+        add_covering(r, {}, other);
+    } else {
+        look_for_covering(r, self);
+    }
     raise(errors, r);
 }
 

@@ -301,6 +301,7 @@ void report_overrun(general_purpose_core& core, slot_ref s) noexcept {
     if (first != nullptr && slack >= 16 && first >= s.address() + size + slack - 8) {
         r.hint = "Only bytes next to the following block were written: that block may have been underrun instead.";
     }
+    look_for_covering(r, core.record);
     raise(core.tally, r);
 }
 

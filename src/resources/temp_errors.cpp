@@ -247,6 +247,7 @@ void temp_core::tell(const temp_damage& d) noexcept {
     r.bad_bytes = d.bad_bytes;
     r.bad_value = d.bad_value;
     r.expected_value = d.expected;
+    look_for_covering(r, self);
     raise(errors, r);
 }
 
