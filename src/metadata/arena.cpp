@@ -128,7 +128,7 @@ void arena::free(void* p, std::size_t bytes) noexcept {
 }
 
 std::size_t arena::used() const noexcept {
-    const std::scoped_lock hold(lock_);
+    const os::look seen(lock_);
     return used_;
 }
 

@@ -50,6 +50,9 @@ public:
     /// Bytes handed out now, after rounding.
     [[nodiscard]] std::size_t used() const noexcept;
 
+    /// True in a signal handler that interrupted a call: another one would not return.
+    [[nodiscard]] bool is_busy_here() const noexcept { return lock_.is_mine(); }
+
     /// Effects: a fork takes the lock.
     void hold(os::fork_locks& locks) noexcept { locks.take(lock_); }
 

@@ -253,9 +253,11 @@ void collect_locks(os::fork_locks& locks) noexcept {
     locks.take(guard);
     for (const resource_record* r = living.last; r != nullptr; r = r->before) {
         if (r->hold != nullptr) {
+            locks.of(r);
             r->hold(r->core, locks);
         }
     }
+    locks.of(nullptr);
     if (arena* const shared = process_arena(); shared != nullptr) {
         shared->hold(locks);
     }
@@ -330,6 +332,7 @@ void unregister_resource(resource_record* r, trace_id died) noexcept {
         return;
     }
     const std::scoped_lock hold(guard);
+    os::fork_locks::the_only().forget(r);
     if (r->alive.load(std::memory_order_relaxed)) {
         end_record(*r, died);
     }
@@ -376,10 +379,14 @@ resource_ref find_former_owner(const void* p, const void* nearest, owned_block* 
 }
 
 chain_link link_at(const void* address) noexcept {
-    const std::scoped_lock hold(guard);
-    const resource_record* const r = find_living(address);
+    const os::look seen(guard);
     chain_link link;
     link.resource.address = address;
+    if (!seen.is_whole()) {
+        link.resource = peek_resource(address);
+        return link;
+    }
+    const resource_record* const r = find_living(address);
     if (r != nullptr) {
         link = {.resource = describe(r), .upstream = r->upstream, .stats = r->stats};
     }
@@ -590,8 +597,9 @@ void for_each_resource(bool (*visit)(resource_record& r, void* context) noexcept
 }
 
 void for_each_living_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept {
-    const std::scoped_lock hold(guard);
-    for (resource_record* r = living.first; r != nullptr && visit(*r, context); r = r->after) {
+    const os::look seen(guard);
+    for (resource_record* r = seen.is_whole() ? living.first : nullptr; r != nullptr && visit(*r, context);
+         r = r->after) {
     }
 }
 

@@ -130,7 +130,8 @@ struct chain_link {
     stats_function stats = nullptr;
 };
 
-/// Returns: what is known of the living resource at \p address.
+/// Returns: what is known of the living resource at \p address. In a signal handler that interrupted the registry, only
+/// its name.
 [[nodiscard]] chain_link link_at(const void* address) noexcept;
 
 /// Returns: the living resource at \p address (a std::pmr::memory_resource*), or null if it is none of this library's.
@@ -191,7 +192,7 @@ inline constexpr std::size_t object_bytes = 2 * sizeof(void*);
 /// Preconditions: \p visit does not call the registry. No resource dies while it runs.
 void for_each_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept;
 
-/// As for_each_resource, for the living only.
+/// As for_each_resource, for the living only. None, in a signal handler that interrupted the registry.
 void for_each_living_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept;
 
 /// The public view of a record; empty for null.

@@ -1,6 +1,7 @@
 #include "os/brief_lock.hpp"
 
 #include "os/quiet.hpp"
+#include "os/thread.hpp"
 
 #include <sched.h>
 #include <sys/syscall.h>
@@ -9,10 +10,17 @@
 
 namespace pmr_debug::os {
 
-void brief_lock::wait() noexcept {
+std::uintptr_t brief_lock::wait() noexcept {
     for (unsigned round = 0;; ++round) {
-        if (!held_.load(std::memory_order_relaxed) && !held_.exchange(true, std::memory_order_acquire)) {
-            return;
+        const std::uintptr_t holder = holder_.load(std::memory_order_relaxed);
+        if (holder == (self() | for_fork)) {
+            return holder;  // it stays as it is
+        }
+        if (holder == self()) {
+            end_in_own_lock();
+        }
+        if (holder == 0 && try_lock()) {
+            return 0;
         }
         if (round < 100) {
             __builtin_ia32_pause();
@@ -25,6 +33,24 @@ void brief_lock::wait() noexcept {
             ::syscall(SYS_nanosleep, &a_little, nullptr);  // no point at which a thread can be cancelled
         }
     }
+}
+
+lock_outcome brief_lock::lock_for(int longest_ms) noexcept {
+    for (int waited = 0; !try_lock(); ++waited) {
+        if (is_mine()) {
+            return lock_outcome::mine_already;
+        }
+        if (waited >= longest_ms) {
+            return lock_outcome::gave_up;
+        }
+        for (int i = 0; i < 200 && holder_.load(std::memory_order_relaxed) != 0; ++i) {
+            __builtin_ia32_pause();
+        }
+        if (holder_.load(std::memory_order_relaxed) != 0) {
+            sleep_ms(1);
+        }
+    }
+    return lock_outcome::locked;
 }
 
 }  // namespace pmr_debug::os

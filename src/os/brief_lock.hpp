@@ -3,7 +3,10 @@
 // A lock for a few instructions, floor 0. Unlike spin_lock it may not be held across a system call: a waiter spins,
 // then yields. In return it unlocks with a plain store, and costs no atomic exchange while the process has one thread.
 
+#include "os/own_lock.hpp"
+
 #include <atomic>
+#include <cstdint>
 
 #if __has_include(<sys/single_threaded.h>)
 #include <sys/single_threaded.h>
@@ -21,45 +24,72 @@ namespace pmr_debug::os {
 #endif
 }
 
-/// Zeroed memory is an unlocked one. Not recursive.
+/// Zeroed memory is an unlocked one. Not recursive, but for the thread that forks, see fork_locks.hpp. It knows its
+/// holder by the thread pointer, which costs no more than a flag.
 class brief_lock {
 public:
-    void lock() noexcept {
+    /// Returns: what unlock() is to be given. Ends the process with a message if this thread holds it, see
+    /// own_lock.hpp.
+    std::uintptr_t lock() noexcept {
+        const std::uintptr_t me = self();
         // No other thread can hold it, and a thread started later sees everything this one wrote before.
-        if (single_threaded()) {
-            held_.store(true, std::memory_order_relaxed);
-        } else if (held_.exchange(true, std::memory_order_acquire)) {
-            wait();
+        if (single_threaded() && holder_.load(std::memory_order_relaxed) == 0) [[likely]] {
+            holder_.store(me, std::memory_order_relaxed);
+            return 0;
         }
+        std::uintptr_t nobody = 0;
+        if (holder_.compare_exchange_strong(nobody, me, std::memory_order_acquire, std::memory_order_relaxed))
+            [[likely]] {
+            return 0;
+        }
+        return wait();
     }
-    [[nodiscard]] bool try_lock() noexcept { return !held_.exchange(true, std::memory_order_acquire); }
-    void unlock() noexcept { held_.store(false, std::memory_order_release); }
+    [[nodiscard]] bool try_lock() noexcept {
+        std::uintptr_t nobody = 0;
+        return holder_.compare_exchange_strong(nobody, self(), std::memory_order_acquire, std::memory_order_relaxed);
+    }
+    void unlock(std::uintptr_t after = 0) noexcept { holder_.store(after, std::memory_order_release); }
+
+    /// Effects: as lock(), if it is neither this thread's nor taken for longer than \p longest_ms.
+    [[nodiscard]] lock_outcome lock_for(int longest_ms) noexcept;
+    [[nodiscard]] bool is_mine() const noexcept {
+        return (holder_.load(std::memory_order_relaxed) & ~for_fork) == self();
+    }
+
+    /// Effects: a lock that is held becomes one that its holder, who forks, may take again; and is released after that.
+    void keep_for_fork() noexcept { holder_.store(self() | for_fork, std::memory_order_relaxed); }
+    void end_fork() noexcept { unlock(); }
 
 private:
-    void wait() noexcept;
+    static constexpr std::uintptr_t for_fork = 1;
 
-    std::atomic<bool> held_{false};
+    static std::uintptr_t self() noexcept { return reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer()); }
+    std::uintptr_t wait() noexcept;
+
+    std::atomic<std::uintptr_t> holder_{0};
 };
 
 /// Holds a lock for a scope if the shape of the code needs one.
 template <bool Locked>
 class brief_hold {
 public:
-    explicit brief_hold(brief_lock& lock) noexcept : lock_(lock) {
-        if constexpr (Locked) {
-            lock_.lock();
-        }
-    }
-    ~brief_hold() {
-        if constexpr (Locked) {
-            lock_.unlock();
-        }
-    }
+    explicit brief_hold(brief_lock& lock) noexcept : lock_(lock), after_(lock.lock()) {}
+    ~brief_hold() { lock_.unlock(after_); }
     brief_hold(const brief_hold&) = delete;
     brief_hold& operator=(const brief_hold&) = delete;
 
 private:
     brief_lock& lock_;
+    std::uintptr_t after_;
+};
+
+template <>
+class brief_hold<false> {
+public:
+    explicit brief_hold(brief_lock&) noexcept {}
+    ~brief_hold() {}  // not trivial, so that it is no unused variable
+    brief_hold(const brief_hold&) = delete;
+    brief_hold& operator=(const brief_hold&) = delete;
 };
 
 }  // namespace pmr_debug::os

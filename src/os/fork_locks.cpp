@@ -12,12 +12,15 @@ namespace {
 struct held {
     void* lock;
     bool is_brief;
+    const void* of;
 };
 
 // Of the one thread that forks. Room for hundreds of resources; what is beyond is not held.
 constexpr std::size_t most = std::size_t{1} << 15;
 constinit held taken[most]{};
 constinit std::size_t count = 0;
+constinit const void* owner = nullptr;
+constinit unsigned inner_forks = 0;
 constinit bool given_up = false;
 constinit int patience_ms = 0;
 constexpr int longest_wait_ms = 1'000;
@@ -28,6 +31,10 @@ constinit std::atomic<void (*)(fork_locks&) noexcept> collector{nullptr};
 pthread_once_t registered = PTHREAD_ONCE_INIT;
 
 void before_fork() {
+    if (in_charge || forking.is_mine()) {  // a handler of the program's forks, or a signal handler
+        ++inner_forks;
+        return;
+    }
     forking.lock();
     in_charge = true;
     fork_locks& locks = fork_locks::the_only();
@@ -38,7 +45,9 @@ void before_fork() {
 }
 
 void after_fork() {
-    if (in_charge) {
+    if (inner_forks != 0) {
+        --inner_forks;
+    } else if (in_charge) {
         in_charge = false;
         fork_locks::the_only().release();
         forking.unlock();
@@ -60,10 +69,29 @@ void fork_locks::begin() noexcept {
 void fork_locks::release() noexcept {
     while (count != 0) {
         const held h = taken[--count];
+        if (h.lock == nullptr) {
+            continue;  // gone meanwhile
+        }
         if (h.is_brief) {
-            static_cast<brief_lock*>(h.lock)->unlock();
+            static_cast<brief_lock*>(h.lock)->end_fork();
         } else {
-            static_cast<spin_lock*>(h.lock)->unlock();
+            static_cast<spin_lock*>(h.lock)->end_fork();
+        }
+    }
+    owner = nullptr;
+}
+
+void fork_locks::of(const void* whose) noexcept {
+    owner = whose;
+}
+
+void fork_locks::forget(const void* whose) noexcept {
+    if (!in_charge) {
+        return;
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+        if (taken[i].of == whose) {
+            taken[i].lock = nullptr;
         }
     }
 }
@@ -79,34 +107,42 @@ bool fork_locks::wait() noexcept {
     return true;
 }
 
-void fork_locks::note(void* lock, bool is_brief) noexcept {
-    taken[count++] = {lock, is_brief};
+template <class Lock>
+void fork_locks::take_any(Lock& lock, bool is_brief) noexcept {
+    // What this thread holds itself it releases itself, in both processes: it forks from an upstream, or from a signal
+    // handler.
+    while (!given_up && count != most && !lock.is_mine()) {
+        if (lock.try_lock()) {
+            lock.keep_for_fork();
+            taken[count++] = {&lock, is_brief, owner};
+            return;
+        }
+        wait();
+    }
 }
 
 void fork_locks::take(spin_lock& lock) noexcept {
-    while (!given_up && count != most) {
-        if (lock.try_lock()) {
-            note(&lock, false);
-            return;
-        }
-        wait();
-    }
+    take_any(lock, false);
 }
 
 void fork_locks::take(brief_lock& lock) noexcept {
-    while (!given_up && count != most) {
-        if (lock.try_lock()) {
-            note(&lock, true);
-            return;
-        }
-        wait();
-    }
+    take_any(lock, true);
 }
 
 void hold_across_fork(void (*collect)(fork_locks& locks) noexcept) noexcept {
     collector.store(collect, std::memory_order_release);
-    // Refused, a fork is as dangerous as one without this library's help.
+}
+
+namespace {
+
+// When the library is loaded: handlers that are registered later run before ours in the preparation, so that they find
+// no lock held, and after ours in both processes. It is only for those registered earlier, by libraries that were
+// loaded before, that the thread in charge may take what it holds. Refused, a fork is as dangerous as one without this
+// library's help.
+[[gnu::constructor(101)]] void prepare_for_forks() noexcept {
     pthread_once(&registered, [] { pthread_atfork(before_fork, after_fork, after_fork); });
 }
+
+}  // namespace
 
 }  // namespace pmr_debug::os

@@ -88,30 +88,96 @@ thread_numbers assign_thread() noexcept {
 
 }  // namespace detail
 
-bool spin_lock::try_lock() noexcept {
-    std::uint32_t expected = 0;
-    return state_.compare_exchange_strong(expected, 1, std::memory_order_acquire, std::memory_order_relaxed);
+namespace {
+
+// Of a spin_lock's state, besides the number of the thread that holds it.
+constexpr std::uint32_t waited_for = std::uint32_t{1} << 31;
+constexpr std::uint32_t for_fork = std::uint32_t{1} << 30;
+constexpr std::uint32_t holder_bits = for_fork - 1;
+
+}  // namespace
+
+std::uint32_t spin_lock::self() noexcept {
+    const std::uint32_t number = this_thread().number & holder_bits;
+    return number != 0 ? number : holder_bits;
 }
 
-// A futex lock of three states, after U. Drepper, "Futexes Are Tricky" (2011), with a short spin first.
+bool spin_lock::is_mine() const noexcept {
+    return (state_.load(std::memory_order_relaxed) & holder_bits) == self();
+}
+
+bool spin_lock::try_lock() noexcept {
+    std::uint32_t nobody = 0;
+    return state_.compare_exchange_strong(nobody, self(), std::memory_order_acquire, std::memory_order_relaxed);
+}
+
+// A futex lock, after U. Drepper, "Futexes Are Tricky" (2011), with a short spin first.
 void spin_lock::lock() noexcept {
     // To sleep and be woken takes longer than most holders need. Looks before it writes: the holder needs the line,
     // too.
     constexpr int most_looks = 1'000;
+    const std::uint32_t me = self();
+    std::uint32_t state = 0;
     for (int i = 0; i < most_looks; ++i) {
-        if (state_.load(std::memory_order_relaxed) == 0 && try_lock()) {
+        state = state_.load(std::memory_order_relaxed);
+        if (state == 0 && try_lock()) {
             return;
+        }
+        if ((state & holder_bits) == me) {
+            if ((state & for_fork) != 0) {
+                return;  // unlock() lets it be
+            }
+            end_in_own_lock();
         }
         __builtin_ia32_pause();
     }
     const errno_keeper keep;
-    while (state_.exchange(2, std::memory_order_acquire) != 0) {
-        ::syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&state_), FUTEX_WAIT_PRIVATE, 2, nullptr, nullptr, 0);
+    for (;;) {
+        state = 0;
+        // Others may be waiting as well.
+        if (state_.compare_exchange_strong(state, me | waited_for, std::memory_order_acquire,
+                                           std::memory_order_relaxed)) {
+            return;
+        }
+        if ((state & waited_for) != 0 ||
+            state_.compare_exchange_strong(state, state | waited_for, std::memory_order_relaxed)) {
+            ::syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&state_), FUTEX_WAIT_PRIVATE, state | waited_for,
+                      nullptr, nullptr, 0);
+        }
     }
 }
 
+lock_outcome spin_lock::lock_for(int longest_ms) noexcept {
+    for (int waited = 0; !try_lock(); ++waited) {
+        if (is_mine()) {
+            return lock_outcome::mine_already;
+        }
+        if (waited >= longest_ms) {
+            return lock_outcome::gave_up;
+        }
+        for (int i = 0; i < 200 && state_.load(std::memory_order_relaxed) != 0; ++i) {
+            __builtin_ia32_pause();
+        }
+        if (state_.load(std::memory_order_relaxed) != 0) {
+            sleep_ms(1);
+        }
+    }
+    return lock_outcome::locked;
+}
+
 void spin_lock::unlock() noexcept {
-    if (state_.exchange(0, std::memory_order_release) == 2) {
+    if ((state_.load(std::memory_order_relaxed) & for_fork) == 0) {
+        end_fork();
+    }
+}
+
+void spin_lock::keep_for_fork() noexcept {
+    state_.fetch_or(for_fork, std::memory_order_relaxed);
+}
+
+void spin_lock::end_fork() noexcept {
+    if ((state_.exchange(0, std::memory_order_release) & waited_for) != 0) {
+        const errno_keeper keep;
         ::syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&state_), FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
     }
 }

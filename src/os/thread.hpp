@@ -3,6 +3,8 @@
 // Who is running, floor 0. A thread has two numbers: an index, small and used again after the thread's end, to find
 // per-thread state in an array; and a number, given out in order and never again, to name the thread in reports.
 
+#include "os/own_lock.hpp"
+
 #include <atomic>
 #include <cstdint>
 
@@ -35,15 +37,27 @@ extern std::atomic<void (*)() noexcept> on_new_thread;
     return index >= max_thread_index;
 }
 
-/// A small lock that allocates nothing, may live in zeroed memory, and may be held across system calls.
+/// A small lock that allocates nothing, may live in zeroed memory, and may be held across system calls. Knows its
+/// holder. Not recursive, but for the thread that forks, see fork_locks.hpp.
 class spin_lock {
 public:
+    /// Effects: ends the process with a message if this thread holds it, see own_lock.hpp.
     void lock() noexcept;
     [[nodiscard]] bool try_lock() noexcept;
     void unlock() noexcept;
 
+    /// Effects: as lock(), if it is neither this thread's nor taken for longer than \p longest_ms.
+    [[nodiscard]] lock_outcome lock_for(int longest_ms) noexcept;
+    [[nodiscard]] bool is_mine() const noexcept;
+
+    /// Effects: a lock that is held becomes one that its holder, who forks, may take again; and is released after that.
+    void keep_for_fork() noexcept;
+    void end_fork() noexcept;
+
 private:
-    std::atomic<std::uint32_t> state_{0};  // 0 free, 1 held, 2 held and waited for
+    [[nodiscard]] static std::uint32_t self() noexcept;
+
+    std::atomic<std::uint32_t> state_{0};  // 0 free, else the holder's number, and bits; see thread.cpp
 };
 
 /// Effects: lets the thread sleep. May return early.

@@ -26,6 +26,40 @@ constexpr int standard_error = 2;
 constinit std::atomic<unsigned> under_way{0};
 constinit thread_local unsigned depth __attribute__((tls_model("initial-exec"))) = 0;
 
+// A lock of the library's own is held by the thread that asks for it, so nothing that takes locks may be called: no
+// handler.
+void tell_own_lock() noexcept {
+    const trace_id here = capture_trace(max_frames);
+    fixed_text<4096> text;
+    {
+        writer out(&text.sink, &text);
+        out.text(
+            "pmr_debug: called from within itself: a signal handler used a resource in the middle of that one's "
+            "work\n");
+        out.text("  threads    reported by ").number(os::this_thread().number).text("\n  here:\n");
+        resolve(
+            here,
+            [](const resolved_frame& f, void* context) noexcept {
+                if (f.in_library) {
+                    return;
+                }
+                writer& to = *static_cast<writer*>(context);
+                to.text("    ").text(f.function[0] != '\0' ? f.function : f.module);
+                f.line != 0 ? to.text("  ").text(f.file).put(':').number(f.line)
+                            : to.text("  ").address(reinterpret_cast<const void*>(f.address));
+                to.put('\n');
+            },
+            &out);
+        out.text("  hint: allocating, freeing and checking are not for signal handlers; statistics are\n");
+    }
+    const std::string_view all = text.view();
+    os::write_all(standard_error, all.data(), all.size());
+}
+
+[[gnu::constructor(101)]] void tell_of_own_locks() noexcept {
+    os::tell_own_lock(tell_own_lock);
+}
+
 void raw_line(const report& r) noexcept {
     fixed_text<512> line;
     {
@@ -92,9 +126,17 @@ constinit thread_local std::uintptr_t ending __attribute__((tls_model("initial-e
 }  // namespace
 
 void raise(error_tally& tally, report& r) noexcept {
+    count_error(tally, r.kind);
+    tell_error(tally, r);
+}
+
+void count_error(error_tally& tally, error_kind kind) noexcept {
+    tally.counts[static_cast<std::size_t>(kind)].fetch_add(1, std::memory_order_relaxed);
+}
+
+void tell_error(const error_tally& tally, report& r) noexcept {
     const os::errno_keeper keep;
     const os::no_cancellation undisturbed;
-    tally.counts[static_cast<std::size_t>(r.kind)].fetch_add(1, std::memory_order_relaxed);
     if (r.here == trace_id::none) {
         r.here = capture_trace(max_frames);
     }

@@ -25,6 +25,10 @@ struct error_tally {
 /// Preconditions: no lock of the resource is held. Thread safety: any thread.
 void raise(error_tally& tally, report& r) noexcept;
 
+/// The two parts of raise(): the first changes the tally, the second calls the handler.
+void count_error(error_tally& tally, error_kind kind) noexcept;
+void tell_error(const error_tally& tally, report& r) noexcept;
+
 /// Returns: the counts, each one read by itself.
 [[nodiscard]] error_counts snapshot(const error_tally& tally) noexcept;
 

@@ -4,20 +4,13 @@
 
 #include "os/thread.hpp"
 
-#include <atomic>
-#include <cstdint>
-
 namespace pmr_debug::detail {
 
 /// Knows its holder, so a handler that ends up in itself can tell, and gives up waiting after some seconds, because a
 /// report must not hang the program: after a fork, the holder may not exist.
 class owned_lock {
 public:
-    enum class outcome : std::uint8_t {
-        locked,
-        mine_already,  ///< the calling thread holds it: we are below ourselves on the stack
-        gave_up,
-    };
+    using outcome = os::lock_outcome;
     /// Effects: waits at most \p longest_ms milliseconds, roughly.
     [[nodiscard]] outcome lock(int longest_ms = 10'000) noexcept;
     /// Preconditions: lock() returned outcome::locked.
@@ -25,7 +18,6 @@ public:
 
 private:
     os::spin_lock lock_;
-    std::atomic<std::uint32_t> holder_{0};  // thread number
 };
 
 /// Locks for a scope; unlocks only what it locked.

@@ -144,7 +144,7 @@ bool canary_quarantine::find(const void* p, metadata::block_entry& found) noexce
 }
 
 quarantine_statistics canary_quarantine::totals() noexcept {
-    const os::brief_hold<true> hold(lock_);
+    const os::look seen(lock_);
     return totals_;
 }
 

@@ -135,12 +135,12 @@ statistics end_of_page_resource_base::stats() const noexcept {
     using namespace detail::fence;
     detail::fence_core& core = *core_;
     statistics s = core.usage.snapshot();
-    const std::scoped_lock hold(core.lock);
+    const os::look seen(core.lock);
     s.upstream_bytes = !core.guarded_range() ? core.unit_bytes
                        : core.wrapped        ? core.range_bytes
                                              : core.frontier * granule;
     s.resident_bytes = core.pending_bytes.load(std::memory_order_relaxed) + core.warm_count * (granule / 2);
-    for (const unit* u = core.active.first; u != nullptr; u = u->after) {
+    for (const unit* u = seen.is_whole() ? core.active.first : nullptr; u != nullptr; u = u->after) {
         for (std::uint32_t i = 0; i < u->capacity; ++i) {
             const slot_record& r = u->records[i];
             if (r.state.load(std::memory_order_acquire) == slot_state::live) {
@@ -162,7 +162,7 @@ guard_statistics end_of_page_resource_base::guards() const noexcept {
     const std::uint64_t all = core_->usage.snapshot().total_allocations;
     const std::uint64_t others = g.protected_blocks + g.unguarded_blocks;
     g.marker_blocks = all > others ? all - others : 0;
-    const std::scoped_lock hold(core_->lock);
+    const os::look seen(core_->lock);
     g.moved_strips = core_->moved_strips;
     return g;
 }

@@ -73,25 +73,25 @@ void failing_resource::restart(const failure_plan& plan) noexcept {
 
 std::uint64_t failing_resource::requests() const noexcept {
     failing_core& core = of(core_);
-    const os::brief_hold<true> hold(core.lock);
+    const os::look seen(core.lock);
     return core.requests;
 }
 
 std::uint64_t failing_resource::failures() const noexcept {
     failing_core& core = of(core_);
-    const os::brief_hold<true> hold(core.lock);
+    const os::look seen(core.lock);
     return core.failures;
 }
 
 induced_failure failing_resource::first_failure() const noexcept {
     failing_core& core = of(core_);
-    const os::brief_hold<true> hold(core.lock);
+    const os::look seen(core.lock);
     return core.first;
 }
 
 induced_failure failing_resource::last_failure() const noexcept {
     failing_core& core = of(core_);
-    const os::brief_hold<true> hold(core.lock);
+    const os::look seen(core.lock);
     return core.last;
 }
 

@@ -297,6 +297,25 @@ private:
     metadata::arena* memory_;
 };
 
+/// Leaves a writable section for its lifetime, however deep the thread is in it: around what is called while other
+/// threads may use the resource, which are handlers and the upstream. What was found before may have changed
+/// afterwards.
+class outside_section {
+public:
+    explicit outside_section(general_purpose_core& core) noexcept;
+    outside_section(const outside_section&) = delete;
+    outside_section& operator=(const outside_section&) = delete;
+    ~outside_section();
+
+private:
+    write_gate* gate_;  ///< null: there is nothing to leave
+    metadata::arena* memory_;
+    std::uint32_t depth_ = 0;
+};
+
+/// Effects: as raise(), outside of writable sections. Preconditions: no lock of the resource is held.
+void raise_from(general_purpose_core& core, report& r) noexcept;
+
 /// A slot of a unit; `owner` null means none.
 struct slot_ref {
     unit* owner = nullptr;

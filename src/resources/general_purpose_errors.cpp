@@ -124,7 +124,7 @@ bool report_other_owner(general_purpose_core& core, void* p, std::size_t bytes, 
     r.owner = owner;
     r.block = found.block;
     r.allocated = found.allocated;
-    raise(core.tally, r);
+    raise_from(core, r);
     return true;
 }
 
@@ -159,7 +159,7 @@ void report_invalid(general_purpose_core& core, void* p, std::size_t bytes, std:
             "The memory belonged to this resource and was retired long ago; its record was given up "
             "(options: retired_record_bytes).";
     }
-    raise(core.tally, r);
+    raise_from(core, r);
 }
 
 }  // namespace
@@ -228,7 +228,7 @@ bool describe_address(void* core, std::uintptr_t address, metadata::address_find
 slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, std::size_t alignment) noexcept {
     if (p == nullptr) {
         report r = call_report(core.record, error_kind::null_free, p, bytes, alignment);
-        raise(core.tally, r);
+        raise_from(core, r);
         return {};
     }
     const auto address = reinterpret_cast<std::uintptr_t>(p);
@@ -262,7 +262,7 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
     const auto complain = [&](error_kind kind) {
         report r = call_report(core.record, kind, p, bytes, alignment);
         describe_block(core, s, r);
-        raise(core.tally, r);
+        raise_from(core, r);
     };
     if (!starts_here) {
         complain(error_kind::interior_free);
@@ -288,7 +288,7 @@ void report_not_live(general_purpose_core& core, slot_ref s, slot_state found, s
     }
     report r = call_report(core.record, error_kind::double_free, s.address(), bytes, alignment);
     describe_block(core, s, r);
-    raise(core.tally, r);
+    raise_from(core, r);
 }
 
 void report_overrun(general_purpose_core& core, slot_ref s) noexcept {
@@ -302,7 +302,7 @@ void report_overrun(general_purpose_core& core, slot_ref s) noexcept {
         r.hint = "Only bytes next to the following block were written: that block may have been underrun instead.";
     }
     look_for_covering(r, core.record);
-    raise(core.tally, r);
+    raise_from(core, r);
 }
 
 bool verify_freed(general_purpose_core& core, slot_ref s) noexcept {
@@ -315,7 +315,7 @@ bool verify_freed(general_purpose_core& core, slot_ref s) noexcept {
     note_damage(s.address(), bytes, freed_byte, r);
     s.record(core).state.store(slot_state::damaged, std::memory_order_release);
     s.owner->damaged = true;
-    raise(core.tally, r);
+    raise_from(core, r);
     return false;
 }
 
@@ -328,13 +328,13 @@ bool bind_thread(general_purpose_core& core, os::thread_numbers thread) noexcept
     report r = report_of(core.record, error_kind::foreign_thread);
     r.other_thread = before;
     r.other = core.last_use;
-    raise(core.tally, r);
+    raise_from(core, r);
     return false;
 }
 
 void report_bad_alignment(general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept {
     report r = call_report(core.record, error_kind::bad_alignment, nullptr, bytes, alignment);
-    raise(core.tally, r);
+    raise_from(core, r);
 }
 
 void report_limit(general_purpose_core& core, std::size_t bytes, std::size_t alignment, std::size_t limit,
@@ -342,7 +342,7 @@ void report_limit(general_purpose_core& core, std::size_t bytes, std::size_t ali
     report r = call_report(core.record, error_kind::limit_exceeded, nullptr, bytes, alignment);
     r.limit = limit;
     r.in_use = in_use;
-    raise(core.tally, r);
+    raise_from(core, r);
 }
 
 void report_upstream(general_purpose_core& core, error_kind kind, void* p, std::size_t bytes,
@@ -355,7 +355,7 @@ void report_upstream(general_purpose_core& core, error_kind kind, void* p, std::
             describe_block(core, s, r);
         }
     }
-    raise(core.tally, r);
+    raise_from(core, r);
 }
 
 std::size_t check_all(general_purpose_core& core) noexcept {
@@ -403,7 +403,7 @@ std::size_t report_live(general_purpose_core& core) noexcept {
     r.leaks = groups.finish();
     r.leaked_blocks = groups.total_blocks();
     r.leaked_bytes = groups.total_bytes();
-    raise(core.tally, r);
+    raise_from(core, r);
     return r.leaked_blocks;
 }
 

@@ -45,10 +45,13 @@ chunk* new_chunk(general_purpose_core& core, guard_lock& hold, std::size_t bytes
     hold.unlock();
     void* p = nullptr;
     bool refused = false;
-    try {
-        p = ask_upstream(*core.upstream, bytes, alignment);
-    } catch (...) {
-        refused = true;  // whatever upstream throws, our caller sees bad_alloc
+    {
+        const outside_section called(core);
+        try {
+            p = ask_upstream(*core.upstream, bytes, alignment);
+        } catch (...) {
+            refused = true;  // whatever upstream throws, our caller sees bad_alloc
+        }
     }
     const auto base = reinterpret_cast<std::uintptr_t>(p);
     if (refused) {
@@ -56,6 +59,7 @@ chunk* new_chunk(general_purpose_core& core, guard_lock& hold, std::size_t bytes
         fault = {error_kind::upstream_null, p, bytes, alignment};
     } else if (base % alignment != 0) {
         fault = {error_kind::upstream_misaligned, p, bytes, alignment};
+        const outside_section called(core);
         core.upstream->deallocate(p, bytes, alignment);
     } else if (!core.over_pages && overlaps_own(core, base, bytes)) {
         fault = {error_kind::upstream_overlap, p, bytes, alignment};
@@ -253,7 +257,10 @@ void guard_lock::return_departing() noexcept {
     while (chunk* const c = core_.departing) {
         core_.departing = c->next;
         unlock();
-        core_.upstream->deallocate(reinterpret_cast<void*>(c->base), c->size, c->alignment);
+        {
+            const outside_section called(core_);
+            core_.upstream->deallocate(reinterpret_cast<void*>(c->base), c->size, c->alignment);
+        }
         lock();
         core_.memory->free(c, sizeof(chunk));
     }

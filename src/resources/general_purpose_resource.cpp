@@ -116,6 +116,66 @@ writable_section::~writable_section() {
     }
 }
 
+outside_section::outside_section(general_purpose_core& core) noexcept : gate_(core.gate), memory_(core.memory) {
+    if (gate_ != nullptr && gate_->inside.load(std::memory_order_relaxed) != os::this_thread().number) {
+        gate_ = nullptr;
+    }
+    if (gate_ != nullptr) {
+        depth_ = gate_->depth;
+        gate_->depth = 0;
+        memory_->protect();
+        gate_->inside.store(0, std::memory_order_relaxed);
+        gate_->lock.unlock();
+    }
+}
+
+outside_section::~outside_section() {
+    if (gate_ != nullptr) {
+        gate_->lock.lock();
+        gate_->inside.store(os::this_thread().number, std::memory_order_relaxed);
+        make_writable(*memory_);
+        gate_->depth = depth_;
+    }
+}
+
+void raise_from(general_purpose_core& core, report& r) noexcept {
+    count_error(core.tally, r.kind);
+    const outside_section told(core);
+    tell_error(core.tally, r);
+}
+
+namespace {
+
+/// What can be said without a lock: all of it are numbers.
+statistics count_use(general_purpose_core& core) noexcept {
+    const live_totals now = sum_caches(core);
+    statistics s;
+    s.live_blocks = now.blocks();
+    s.live_bytes = now.bytes();
+    s.peak_blocks = core.peak_blocks.load(std::memory_order_relaxed);
+    s.peak_bytes = core.peak_bytes.load(std::memory_order_relaxed);
+    s.total_allocations = now.allocations;
+    s.total_deallocations = now.deallocations;
+    s.total_bytes = now.allocated_bytes;
+    s.failed_allocations = core.failed.load(std::memory_order_relaxed);
+    s.upstream_bytes = core.held_bytes;
+    s.retired_units = core.retired.count + core.pending_count;
+    s.untrapped_units = core.untrapped_units;
+    s.recycled_units = core.recycled_units;
+    return s;
+}
+
+/// True if the gate is open to this thread. Not in a signal handler that interrupted somebody in the gate.
+bool may_enter(write_gate* gate) noexcept {
+    if (gate == nullptr) {
+        return true;
+    }
+    const os::look seen(gate->lock);
+    return seen.is_whole();
+}
+
+}  // namespace
+
 }  // namespace detail
 
 using detail::general_purpose_core;
@@ -222,21 +282,15 @@ std::size_t general_purpose_resource_base::report_leaks() noexcept {
 
 statistics general_purpose_resource_base::stats() const noexcept {
     general_purpose_core& core = *core_;
+    if (!detail::may_enter(core.gate)) {
+        return detail::count_use(core);
+    }
     const writable_section section(core);
     const detail::live_totals now = detail::sum_caches(core);
     detail::raise_peak(core, now.blocks(), now.bytes());
-    statistics s;
-    s.live_blocks = now.blocks();
-    s.live_bytes = now.bytes();
-    s.peak_blocks = core.peak_blocks.load(std::memory_order_relaxed);
-    s.peak_bytes = core.peak_bytes.load(std::memory_order_relaxed);
-    s.total_allocations = now.allocations;
-    s.total_deallocations = now.deallocations;
-    s.total_bytes = now.allocated_bytes;
-    s.failed_allocations = core.failed.load(std::memory_order_relaxed);
-    const std::scoped_lock hold(core.lock);
-    s.upstream_bytes = core.held_bytes;
-    for (const detail::unit* u = core.units; u != nullptr; u = u->following) {
+    const os::look seen(core.lock);
+    statistics s = detail::count_use(core);
+    for (const detail::unit* u = seen.is_whole() ? core.units : nullptr; u != nullptr; u = u->following) {
         if (!u->trapped()) {
             s.resident_bytes +=
                 u->large ? u->size : std::size_t{u->prepared.load(std::memory_order_relaxed)} * u->slot_size;
@@ -244,9 +298,6 @@ statistics general_purpose_resource_base::stats() const noexcept {
     }
     s.resident_bytes += core.warm_count * detail::slab::size;
     s.overhead_bytes = core.memory->used();
-    s.retired_units = core.retired.count + core.pending_count;
-    s.untrapped_units = core.untrapped_units;
-    s.recycled_units = core.recycled_units;
     return s;
 }
 

@@ -108,7 +108,7 @@ bool temp_resource_base::ok() const noexcept {
 }
 
 statistics temp_resource_base::stats() const noexcept {
-    const os::brief_hold<true> hold(core_->lock);
+    const os::look seen(core_->lock);
     statistics s = core_->used;
     s.upstream_bytes = core_->held_bytes;
     s.resident_bytes = core_->held_bytes;
@@ -118,7 +118,7 @@ statistics temp_resource_base::stats() const noexcept {
 }
 
 temp_advice temp_resource_base::advice() const noexcept {
-    const os::brief_hold<true> hold(core_->lock);
+    const os::look seen(core_->lock);
     temp_advice a;
     a.buffer_bytes = core_->buffer_bytes;
     a.needed_bytes = core_->needed;

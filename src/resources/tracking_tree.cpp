@@ -182,6 +182,9 @@ void tracking_resource_base::write_tree(text_sink sink, void* context) const noe
     std::size_t count = 0;
     metadata::for_each_living_resource(count_scope, &count);
     metadata::arena* const memory = metadata::process_arena();
+    if (memory != nullptr && memory->is_busy_here()) {
+        return;
+    }
     const std::size_t room = count + 16;
     scope_list list{.scopes = memory != nullptr ? static_cast<scope*>(memory->allocate(room * sizeof(scope))) : nullptr,
                     .room = room,

@@ -104,12 +104,13 @@ public:
 
     /// Returns: successful allocations by size; bucket i: [2^(i-1)+1, 2^i] bytes, bucket 0: 0 or 1 byte.
     [[nodiscard]] std::array<std::uint64_t, 65> by_size() noexcept {
-        const os::brief_hold<true> hold(lock_);
+        const os::look seen(lock_);
         return by_size_;
     }
 
+    /// In a signal handler that interrupted a change, some numbers may have changed already and others not.
     [[nodiscard]] statistics snapshot() noexcept {
-        const os::brief_hold<true> hold(lock_);
+        const os::look seen(lock_);
         return {.live_blocks = live_blocks_,
                 .live_bytes = live_bytes_,
                 .peak_blocks = peak_blocks_,

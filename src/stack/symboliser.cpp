@@ -36,56 +36,37 @@ constexpr std::string_view own_sources = [] {
 /// a fork wait for a thread that exists in its parent only. Both are refused.
 class turn {
 public:
-    turn() noexcept : me_(os::this_thread().number) {
+    turn() noexcept {
         const int process = ::getpid();
         const int holder_process = holder_process_.load(std::memory_order_relaxed);
-        if (holder_process != 0 && (holder_process != process || holder_.load(std::memory_order_relaxed) == me_)) {
+        if (holder_process != 0 && holder_process != process) {
             return;
         }
-        if (!take_lock()) {
-            return;
+        // The holder may have faulted as well, and waits for us.
+        const int longest_ms = os::telling_fault() ? 1'000 : 60'000;
+        if (lock_.lock_for(longest_ms) == os::lock_outcome::locked) {
+            holder_process_.store(process, std::memory_order_relaxed);
+            granted_ = true;
         }
-        holder_.store(me_, std::memory_order_relaxed);
-        holder_process_.store(process, std::memory_order_relaxed);
-        granted_ = true;
     }
     turn(const turn&) = delete;
     turn& operator=(const turn&) = delete;
     ~turn() {
         if (granted_) {
             holder_process_.store(0, std::memory_order_relaxed);
-            holder_.store(0, std::memory_order_relaxed);
             lock_.unlock();
         }
     }
     [[nodiscard]] bool granted() const noexcept { return granted_; }
 
 private:
-    static bool take_lock() noexcept {
-        if (!os::telling_fault()) {
-            lock_.lock();
-            return true;
-        }
-        // The holder may have faulted as well, and waits for us.
-        for (int tries = 0; !lock_.try_lock(); ++tries) {
-            if (tries == 1'000) {
-                return false;
-            }
-            os::sleep_ms(1);
-        }
-        return true;
-    }
-
     static constinit os::spin_lock lock_;
-    static constinit std::atomic<std::uint32_t> holder_;
     static constinit std::atomic<int> holder_process_;
 
-    std::uint32_t me_;
     bool granted_ = false;
 };
 
 constinit os::spin_lock turn::lock_;
-constinit std::atomic<std::uint32_t> turn::holder_{0};
 constinit std::atomic<int> turn::holder_process_{0};
 
 /// Hands frames of one address out. Of each it is known only when the next one comes whether it was inlined.

@@ -15,7 +15,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <functional>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -114,15 +114,22 @@ TEST_F(fork_among_threads, of_an_end_of_page_resource) {
     go_on_in_children(fence);
 }
 
-/// Called while a process forks, once all locks are taken: what is registered first, before any resource, comes last.
-std::function<void()> during_fork;
-const int registered = ::pthread_atfork(
-    [] {
-        if (during_fork) {
-            during_fork();
-        }
-    },
-    nullptr, nullptr);
+/// Called while a process forks, once all locks are taken: what is registered first, before the library's constructors,
+/// comes last.
+void (*during_fork)(void*) = nullptr;
+void* during_fork_context = nullptr;
+int registered = -1;
+
+void register_first() {
+    registered = ::pthread_atfork(
+        [] {
+            if (during_fork != nullptr) {
+                during_fork(during_fork_context);
+            }
+        },
+        nullptr, nullptr);
+}
+[[gnu::section(".preinit_array"), gnu::used]] void (*const first)() = register_first;
 
 /// True if \p use, in another thread, waits while the process forks.
 template <class F>
@@ -130,7 +137,7 @@ bool waits_for_a_fork(const F& use) {
     std::atomic<bool> done{false};
     bool waited = false;
     std::thread other;
-    during_fork = [&] {
+    auto watch = [&] {
         other = std::thread([&] {
             use();
             done = true;
@@ -138,6 +145,8 @@ bool waits_for_a_fork(const F& use) {
         std::this_thread::sleep_for(std::chrono::milliseconds(100));
         waited = !done;
     };
+    during_fork_context = &watch;
+    during_fork = [](void* context) { (*static_cast<decltype(watch)*>(context))(); };
     EXPECT_EQ(exit_of([] { return 0; }, 10), 0);
     during_fork = nullptr;
     other.join();
@@ -158,18 +167,59 @@ TEST_F(fork_among_threads, resources_that_pass_through) {
     EXPECT_EQ(reports.count(), 0U);
 }
 
-// A thread that forks while it holds a lock itself would wait for ever.
-TEST(fork_locks, a_fork_by_who_holds_a_lock_goes_on_without) {
+// From an upstream, say, or a signal handler: it releases its own lock itself, in both processes.
+TEST(fork_locks, a_fork_by_who_holds_a_lock_lets_that_one_be) {
+    static os::brief_lock brief;
+    static os::spin_lock spin;
+    brief.lock();
+    spin.lock();
+    os::fork_locks& locks = os::fork_locks::the_only();
+    locks.begin();
+    locks.take(spin);
+    locks.take(brief);
+    locks.release();
+    EXPECT_FALSE(spin.try_lock());
+    EXPECT_FALSE(brief.try_lock());
+    spin.unlock();
+    brief.unlock();
+}
+
+TEST(fork_locks, the_thread_in_charge_passes_and_nobody_else) {
+    static os::brief_lock brief;
+    static os::spin_lock spin;
+    os::fork_locks& locks = os::fork_locks::the_only();
+    locks.begin();
+    locks.take(spin);
+    locks.take(brief);
+    for (int i = 0; i < 2; ++i) {
+        const std::scoped_lock hold(spin);
+        const os::brief_hold<true> briefly(brief);
+    }
+    std::thread([] {
+        EXPECT_FALSE(spin.try_lock());
+        EXPECT_FALSE(brief.try_lock());
+    }).join();
+    locks.release();
+    EXPECT_TRUE(spin.try_lock());
+    EXPECT_TRUE(brief.try_lock());
+    spin.unlock();
+    brief.unlock();
+}
+
+// Another thread does not let go of a lock.
+TEST(fork_locks, a_fork_does_not_wait_for_ever) {
     static os::brief_lock brief;
     static os::spin_lock spin;
     // The collector is the library's own; this one is asked by hand.
     os::fork_locks& locks = os::fork_locks::the_only();
     locks.begin();
+    static os::spin_lock stuck;
+    std::thread([] { stuck.lock(); }).join();
     locks.take(spin);
     locks.take(brief);
     EXPECT_FALSE(spin.try_lock());
     EXPECT_FALSE(brief.try_lock());
-    locks.take(spin);  // held already: after a second all are released
+    locks.take(stuck);  // after a second all are released
     EXPECT_TRUE(spin.try_lock());
     EXPECT_TRUE(brief.try_lock());
     locks.take(spin);  // nothing any more

@@ -115,6 +115,43 @@ TYPED_TEST(locks, a_hold_lasts_as_long_as_its_scope) {
     lock.unlock();
 }
 
+TYPED_TEST(locks, knows_its_holder) {
+    TypeParam lock;
+    EXPECT_FALSE(lock.is_mine());
+    EXPECT_EQ(lock.lock_for(0), lock_outcome::locked);
+    EXPECT_TRUE(lock.is_mine());
+    EXPECT_EQ(lock.lock_for(1'000), lock_outcome::mine_already);
+    std::thread([&lock] {
+        EXPECT_FALSE(lock.is_mine());
+        EXPECT_EQ(lock.lock_for(3), lock_outcome::gave_up);
+    }).join();
+    lock.unlock();
+    EXPECT_FALSE(lock.is_mine());
+}
+
+// As a signal handler does that interrupted the holder.
+TYPED_TEST(locks, is_not_waited_for_by_its_holder) {
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    EXPECT_DEATH(
+        {
+            TypeParam lock;
+            lock.lock();
+            lock.lock();
+        },
+        "called from within itself");
+}
+
+TYPED_TEST(locks, a_look_waits_for_others_only) {
+    TypeParam lock;
+    { EXPECT_TRUE(look(lock).is_whole()); }
+    lock.lock();
+    { EXPECT_FALSE(look(lock).is_whole()); }
+    EXPECT_FALSE(lock.try_lock());
+    lock.unlock();
+    EXPECT_TRUE(lock.try_lock());
+    lock.unlock();
+}
+
 TEST(brief_hold, takes_the_lock_only_where_the_shape_needs_one) {
     brief_lock lock;
     {

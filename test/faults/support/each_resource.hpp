@@ -23,6 +23,12 @@ inline constexpr const char* subjects[] = {
     "page", "general_purpose", "thorough", "fast",  "immediate", "quarantine", "tracking", "canary",
     "end",  "end_quarantine",  "temp",     "limit", "failing",   "logging",    "proxy",    "chain"};
 
+inline constexpr pmr_debug::policy shared_temp = [] {
+    pmr_debug::policy p = pmr_debug::temp_policy;
+    p.threads = pmr_debug::threading::synchronized;
+    return p;
+}();
+
 /// Effects: calls \p visit with a new resource of the kind \p name, which reports to \p handler. \p below is the
 /// upstream of those that do not take pages themselves. Returns: false if there is no such kind.
 template <class Visit>
@@ -80,7 +86,7 @@ bool with_resource(const std::string& name, pmr_debug::report_handler* handler, 
         return checked(r);
     }
     if (name == "temp") {
-        temp_resource<> r(below, {.name = "heap", .handler = handler});
+        temp_resource<0, shared_temp> r(below, {.name = "heap", .handler = handler});
         return checked(r);
     }
     if (name == "limit") {
