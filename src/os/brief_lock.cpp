@@ -16,7 +16,7 @@ std::uintptr_t brief_lock::wait() noexcept {
         if (holder == (self() | for_fork)) {
             return holder;  // it stays as it is
         }
-        if (holder == self()) {
+        if (is_me(holder)) {
             end_in_own_lock();
         }
         if (holder == 0 && try_lock()) {

@@ -31,15 +31,13 @@ public:
     /// Returns: what unlock() is to be given. Ends the process with a message if this thread holds it, see
     /// own_lock.hpp.
     std::uintptr_t lock() noexcept {
-        const std::uintptr_t me = self();
         // No other thread can hold it, and a thread started later sees everything this one wrote before.
-        if (single_threaded() && holder_.load(std::memory_order_relaxed) == 0) [[likely]] {
-            holder_.store(me, std::memory_order_relaxed);
-            return 0;
-        }
-        std::uintptr_t nobody = 0;
-        if (holder_.compare_exchange_strong(nobody, me, std::memory_order_acquire, std::memory_order_relaxed))
-            [[likely]] {
+        if (single_threaded()) [[likely]] {
+            if (holder_.load(std::memory_order_relaxed) == 0) [[likely]] {
+                holder_.store(the_only_thread, std::memory_order_relaxed);
+                return 0;
+            }
+        } else if (try_lock()) [[likely]] {
             return 0;
         }
         return wait();
@@ -52,17 +50,20 @@ public:
 
     /// Effects: as lock(), if it is neither this thread's nor taken for longer than \p longest_ms.
     [[nodiscard]] lock_outcome lock_for(int longest_ms) noexcept;
-    [[nodiscard]] bool is_mine() const noexcept {
-        return (holder_.load(std::memory_order_relaxed) & ~for_fork) == self();
-    }
+    [[nodiscard]] bool is_mine() const noexcept { return is_me(holder_.load(std::memory_order_relaxed)); }
 
     /// Effects: a lock that is held becomes one that its holder, who forks, may take again; and is released after that.
     void keep_for_fork() noexcept { holder_.store(self() | for_fork, std::memory_order_relaxed); }
     void end_fork() noexcept { unlock(); }
 
 private:
+    // No thread pointer is odd, or as small.
     static constexpr std::uintptr_t for_fork = 1;
+    static constexpr std::uintptr_t the_only_thread = 2;
 
+    static bool is_me(std::uintptr_t holder) noexcept {
+        return (holder & ~for_fork) == self() || (holder == the_only_thread && single_threaded());
+    }
     static std::uintptr_t self() noexcept { return reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer()); }
     std::uintptr_t wait() noexcept;
 
