@@ -54,6 +54,8 @@ struct end_of_page_options {
     std::size_t limit_blocks = 0;  ///< most live blocks; 0: no limit
     /// Address space, of which a small block takes two pages; reserved at construction. 0: 1 TiB, or what the system
     /// grants; over a `page_resource` 8 GiB. When all of it was used, the retired part is used again, the oldest first.
+    /// Where the process's addresses are limited, 0 reserves none, and uses retired ones again from an eighth of the
+    /// limit on; over a `page_resource` it is an eighth of the limit at most.
     std::size_t address_space_bytes = 0;
     /// Memory of freed blocks that waits, filled with 0xDD, until its whole strip is dead. Above it the blocks freed in
     /// the oldest strips are trapped by themselves. Under reuse::quarantined: what waits before it is used again.
@@ -71,6 +73,9 @@ struct guard_statistics {
     std::uint64_t protected_blocks = 0;  ///< guarded by mprotect, which costs up to two mappings each
     std::uint64_t unguarded_blocks = 0;  ///< not guarded: canaries on both sides only
     std::uint64_t moved_strips = 0;      ///< dead strips whose pages went on to fresh addresses
+    /// False: guards do not work here, which was found out by their effect: some emulators, and some kernels, answer
+    /// success and guard nothing. Then all blocks have canaries on both sides, and no access faults.
+    bool work = true;
 };
 
 namespace detail {

@@ -4,7 +4,9 @@
 
 namespace pmr_debug::metadata {
 
-constinit std::atomic<address_map::leaf*> address_map::root_[std::size_t{1} << root_bits]{};
+constinit os::guarded<address_map::root> address_map::root_;
+
+const os::guard_pages address_map::root_guards_(address_map::root_);
 
 namespace {
 
@@ -18,7 +20,7 @@ std::size_t indexed_pages(const address_range& r) noexcept {
 }  // namespace
 
 address_map::leaf* address_map::make_leaf(std::uintptr_t at) noexcept {
-    std::atomic<leaf*>& entry = root_[at >> leaf_bits];
+    std::atomic<leaf*>& entry = root_->leaves[at >> leaf_bits];
     leaf* current = entry.load(std::memory_order_acquire);
     if (current != nullptr) {
         return current;
@@ -48,7 +50,7 @@ bool address_map::insert(address_range& r) noexcept {
     }
     r.below.store(find(r.base), std::memory_order_release);
     for (std::uintptr_t at = first; at < first + count; ++at) {
-        root_[at >> leaf_bits]
+        root_->leaves[at >> leaf_bits]
             .load(std::memory_order_relaxed)
             ->ranges[at & (leaf_size - 1)]
             .store(&r, std::memory_order_release);
@@ -61,7 +63,7 @@ void address_map::erase(address_range& r) noexcept {
     const std::size_t count = indexed_pages(r);
     address_range* const below = r.below.load(std::memory_order_acquire);
     for (std::uintptr_t at = first; at < first + count; ++at) {
-        leaf* const l = root_[at >> leaf_bits].load(std::memory_order_acquire);
+        leaf* const l = root_->leaves[at >> leaf_bits].load(std::memory_order_acquire);
         if (l == nullptr) {
             continue;
         }

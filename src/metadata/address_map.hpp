@@ -9,6 +9,8 @@
 // Lookup is two dependent loads, without a lock. Resources may be stacked (a unit of one is carved from a block of the
 // one below it): a page names the topmost range, and each range the one below it.
 
+#include "os/guarded.hpp"
+
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -27,7 +29,11 @@ class address_map {
 public:
     static constexpr unsigned page_bits = 12;
     static constexpr unsigned leaf_bits = 17;
+#if defined(__aarch64__)
+    static constexpr unsigned root_bits = 19;  // 48 bits of user addresses
+#else
     static constexpr unsigned root_bits = 18;  // 47 bits of user addresses on x86-64
+#endif
 
     /// The topmost range that holds \p address, or null. Only a range's first `indexed_bytes` are found.
     [[nodiscard]] static address_range* find(std::uintptr_t address) noexcept {
@@ -35,7 +41,7 @@ public:
         if (page >> (root_bits + leaf_bits) != 0) {
             return nullptr;
         }
-        const leaf* const l = root_[page >> leaf_bits].load(std::memory_order_acquire);
+        const leaf* const l = root_->leaves[page >> leaf_bits].load(std::memory_order_acquire);
         return l == nullptr ? nullptr : l->ranges[page & (leaf_size - 1)].load(std::memory_order_acquire);
     }
 
@@ -68,7 +74,11 @@ private:
 
     static leaf* make_leaf(std::uintptr_t page) noexcept;
 
-    static std::atomic<leaf*> root_[std::size_t{1} << root_bits];
+    struct root {
+        std::atomic<leaf*> leaves[std::size_t{1} << root_bits];
+    };
+    static os::guarded<root> root_;
+    static const os::guard_pages root_guards_;
 };
 
 }  // namespace pmr_debug::metadata

@@ -12,33 +12,41 @@
 
 namespace pmr_debug::metadata {
 
-/// One reserved range, handed out from its start; freed pieces are kept by power-of-two size and handed out again.
+/// Reserved ranges, each handed out from its start; freed pieces are kept by power-of-two size and handed out again.
 ///
-///   | guard page | committed … | reserved … | guard page |
+///   | guard page | committed … | reserved … | guard page |     | guard page | committed … | reserved … | …
 ///
-/// Thread safety: allocate, free and used lock; everything else is the caller's to order.
+/// The first range is small; one is added when the last has no room. So an arena takes address space, and a limit of
+/// it, only in proportion to what it holds. Memory is committed in steps. Thread safety: allocate, free and used lock;
+/// everything else is the caller's to order.
 class arena {
 public:
     arena() = default;
     arena(const arena&) = delete;
     arena& operator=(const arena&) = delete;
 
-    /// Effects: reserves up to \p bytes of address space, less if the system refuses that much (down to 1 MiB).
+    /// Where an arena's first range is.
+    enum class home : std::uint8_t {
+        own_range,  ///< in a range of its own
+        shared,  ///< in the process's arena, if there is room: takes no mapping, as thousands of arenas together would
+    };
+
+    /// Effects: opens an arena of at most \p bytes.
     /// Returns: false if nothing could be reserved.
-    bool open(std::size_t bytes) noexcept;
+    bool open(std::size_t bytes, home where = home::own_range) noexcept;
 
     /// Effects: gives everything back, and leaves the arena as after construction.
     void close() noexcept;
 
-    /// Effects: opens an arena that lives at the start of its own range, so that protect() covers it too.
+    /// Effects: opens an arena that lives at the start of its own first range, so that protect() covers it too.
     /// Returns: null if nothing could be reserved. End it with close_within().
-    [[nodiscard]] static arena* open_within(std::size_t bytes) noexcept;
+    [[nodiscard]] static arena* open_within(std::size_t bytes, home where = home::own_range) noexcept;
 
     /// Effects: closes an arena made by open_within; \p a is gone afterwards.
     static void close_within(arena* a) noexcept;
 
     /// Returns: \p bytes, rounded up to a power of two of at least 64, aligned to 64 (to a page from one page up).
-    ///   Not zeroed where a freed piece is used again. Null if the range or the system's memory is used up.
+    ///   Not zeroed where a freed piece is used again. Null if the arena's limit or the system's memory is used up.
     [[nodiscard]] void* allocate(std::size_t bytes) noexcept;
 
     /// As allocate, zeroed.
@@ -58,9 +66,11 @@ public:
 
     /// Effects: memory beyond the first 256 KiB is taken by huge pages. What protect() costs grows with the number of
     ///   pages, so that a large arena would be slow without. Call before so much is used.
+    /// Preconditions: the first range is the arena's own.
     void expect_protection() noexcept;
 
     /// Effects: makes all committed pages read-only / writable. Returns: false if the system refuses.
+    /// Preconditions: the first range is the arena's own.
     bool protect() noexcept;
     bool unprotect() noexcept;
 
@@ -68,13 +78,28 @@ private:
     struct piece {
         piece* next;
     };
+    struct range {
+        unsigned char* base = nullptr;
+        std::size_t reserved = 0;
+        std::size_t committed = 0;
+        std::size_t next = 0;
+        std::size_t huge_from = 0;  ///< offset of the first huge page; 0: none
+    };
+    static constexpr std::size_t most_ranges = 48;
 
-    unsigned char* base_ = nullptr;
+    [[nodiscard]] bool add_range(std::size_t least) noexcept;
+    /// Returns: the offset where a piece would go; SIZE_MAX if there is no room.
+    [[nodiscard]] std::size_t place_in(const range& r, std::size_t size) const noexcept;
+    [[nodiscard]] void* take(range& r, std::size_t start, std::size_t size) noexcept;
+    void give_back(range& r) noexcept;
+
+    range ranges_[most_ranges];
+    std::size_t count_ = 0;
+    std::size_t limit_ = 0;  ///< bytes of all ranges together
     std::size_t reserved_ = 0;
-    std::size_t committed_ = 0;
-    std::size_t next_ = 0;
     std::size_t used_ = 0;
-    std::size_t huge_from_ = 0;  ///< offset of the first huge page; 0: none
+    bool shared_ = false;  ///< the first range is a piece of the process's arena
+    bool huge_ = false;
     mutable os::spin_lock lock_;
     piece* free_[40]{};
 };

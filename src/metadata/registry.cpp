@@ -4,6 +4,7 @@
 #include "metadata/arena.hpp"
 #include "metadata/remains.hpp"
 #include "os/fault_signals.hpp"
+#include "os/guarded.hpp"
 #include "os/thread.hpp"
 
 #include <cstring>
@@ -25,13 +26,6 @@ struct list {
 };
 
 using link = resource_record* resource_record::*;
-
-constinit os::spin_lock guard;
-constinit std::uint64_t last_id = 0;
-constinit list all;                           // by construction, linked by older and newer
-constinit list living;                        // by construction, linked by before and after
-constinit list dead;                          // by death, linked by before and after
-constinit resource_record* unused = nullptr;  // linked by after
 
 // The last N of something. Its memory is taken at first use.
 template <class Entry, std::size_t N>
@@ -84,9 +78,29 @@ struct left_range : left {
     std::uintptr_t from;
     std::size_t bytes;
 };
-constinit std::uint64_t deaths = 0;
-constinit ring<left_block, left_blocks_kept> left_blocks;
-constinit ring<left_range, left_ranges_kept> left_ranges;
+
+struct registry_state {
+    os::spin_lock guard;
+    std::uint64_t last_id = 0;
+    list all;                           // by construction, linked by older and newer
+    list living;                        // by construction, linked by before and after
+    list dead;                          // by death, linked by before and after
+    resource_record* unused = nullptr;  // linked by after
+    std::uint64_t deaths = 0;
+    ring<left_block, left_blocks_kept> left_blocks;
+    ring<left_range, left_ranges_kept> left_ranges;
+};
+constinit os::guarded<registry_state> state;
+const os::guard_pages state_guards(state);
+constexpr auto& guard = state->guard;
+constexpr auto& last_id = state->last_id;
+constexpr auto& all = state->all;
+constexpr auto& living = state->living;
+constexpr auto& dead = state->dead;
+constexpr auto& unused = state->unused;
+constexpr auto& deaths = state->deaths;
+constexpr auto& left_blocks = state->left_blocks;
+constexpr auto& left_ranges = state->left_ranges;
 
 template <link Before, link After>
 void append(list& l, resource_record* r) noexcept {

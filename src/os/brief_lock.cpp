@@ -1,5 +1,6 @@
 #include "os/brief_lock.hpp"
 
+#include "os/processor.hpp"
 #include "os/quiet.hpp"
 #include "os/thread.hpp"
 
@@ -23,7 +24,7 @@ std::uintptr_t brief_lock::wait() noexcept {
             return 0;
         }
         if (round < 100) {
-            __builtin_ia32_pause();
+            relax();
         } else if (round < 1000) {
             ::sched_yield();
         } else {

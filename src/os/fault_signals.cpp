@@ -1,5 +1,6 @@
 #include "os/fault_signals.hpp"
 
+#include "os/guarded.hpp"
 #include "os/spare_stack.hpp"
 #include "os/stack_bounds.hpp"
 #include "os/start_code.hpp"
@@ -51,8 +52,14 @@ constexpr int head_start_ms = 1'000;
 constexpr unsigned most_refusals = 8;
 
 enum class phase : std::uint32_t { off, waiting, telling };
-constinit std::atomic<phase> state{phase::off};
-constinit fault_listener listens{};
+struct fault_facts {
+    std::atomic<phase> state{phase::off};
+    fault_listener listens{};
+};
+constinit guarded<fault_facts> facts;
+const guard_pages facts_guards(facts);
+constexpr auto& state = facts->state;
+constexpr auto& listens = facts->listens;
 struct sigaction before[signal_count];
 
 /// The kernel's set of signals, a bit each.
@@ -552,7 +559,7 @@ bool install_fault_signals(const fault_listener& listener) noexcept {
     listens = listener;
     prepare_fault_stack();
     prepare_spare_stack();
-    detail::on_new_thread.store([]() noexcept { prepare_fault_stack(); }, std::memory_order_release);
+    detail::call_on_new_thread([]() noexcept { prepare_fault_stack(); });
     signal_set any = 0;
     change_mask(SIG_BLOCK, nullptr, &any);  // the loader has found `syscall` now
     state.store(phase::waiting, std::memory_order_release);
@@ -579,7 +586,7 @@ bool faults_are_told() noexcept {
 
 void remove_fault_signals() noexcept {
     restore_actions();
-    detail::on_new_thread.store(nullptr, std::memory_order_release);
+    detail::call_on_new_thread(nullptr);
     state.store(phase::off, std::memory_order_release);
 }
 

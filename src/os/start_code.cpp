@@ -1,5 +1,7 @@
 #include "os/start_code.hpp"
 
+#include "os/guarded.hpp"
+
 #include <dlfcn.h>
 #include <sys/auxv.h>
 #if defined(__GLIBC__)
@@ -18,8 +20,14 @@ constexpr std::uintptr_t longest_entry = 64;
 #if defined(__GLIBC__) && __GLIBC_PREREQ(2, 35)
 
 // Found by several threads at once, it is the same for all; `high` is written last.
-constinit std::atomic<std::uintptr_t> library_low{0};
-constinit std::atomic<std::uintptr_t> library_high{0};
+struct library_place {
+    std::atomic<std::uintptr_t> low{0};
+    std::atomic<std::uintptr_t> high{0};
+};
+constinit guarded<library_place> place;
+const guard_pages place_guards(place);
+constexpr auto& library_low = place->low;
+constexpr auto& library_high = place->high;
 
 bool in_c_library(std::uintptr_t address) noexcept {
     std::uintptr_t high = library_high.load(std::memory_order_acquire);

@@ -1,5 +1,7 @@
 #include "os/thread.hpp"
 
+#include "os/guarded.hpp"
+#include "os/processor.hpp"
 #include "os/quiet.hpp"
 #include "os/start_code.hpp"
 
@@ -18,8 +20,15 @@ namespace {
 
 // Indices in use, a bit each. Constant-initialised, so usable before any constructor ran.
 constexpr std::uint32_t index_words = (max_thread_index + 1) / 64;
-constinit std::atomic<std::uint64_t> index_bits[index_words]{};
-constinit std::atomic<std::uint32_t> last_number{0};
+struct thread_facts {
+    std::atomic<std::uint64_t> index_bits[index_words]{};
+    std::atomic<std::uint32_t> last_number{0};
+    std::atomic<void (*)() noexcept> on_new_thread{nullptr};
+};
+constinit guarded<thread_facts> facts;
+const guard_pages facts_guards(facts);
+constexpr auto& index_bits = facts->index_bits;
+constexpr auto& last_number = facts->last_number;
 
 // A pthread key instead of a thread_local with a destructor: registering the latter allocates from the heap.
 pthread_key_t exit_key{};
@@ -68,7 +77,10 @@ std::uint32_t take_index() noexcept {
 namespace detail {
 
 thread_local thread_numbers current_thread{};
-constinit std::atomic<void (*)() noexcept> on_new_thread{nullptr};
+
+void call_on_new_thread(void (*f)() noexcept) noexcept {
+    facts->on_new_thread.store(f, std::memory_order_release);
+}
 
 thread_numbers assign_thread() noexcept {
     pthread_once(&exit_key_once, [] { exit_key_valid = pthread_key_create(&exit_key, release_index) == 0; });
@@ -80,7 +92,7 @@ thread_numbers assign_thread() noexcept {
         // Without the key, or if this fails, the index is merely not used again.
         pthread_setspecific(exit_key, reinterpret_cast<void*>(static_cast<std::uintptr_t>(t.index)));
     }
-    if (const auto tell = on_new_thread.load(std::memory_order_acquire); tell != nullptr) {
+    if (const auto tell = facts->on_new_thread.load(std::memory_order_acquire); tell != nullptr) {
         tell();
     }
     return t;
@@ -129,7 +141,7 @@ void spin_lock::lock() noexcept {
             }
             end_in_own_lock();
         }
-        __builtin_ia32_pause();
+        relax();
     }
     const errno_keeper keep;
     for (;;) {

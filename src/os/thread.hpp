@@ -22,8 +22,8 @@ namespace detail {
 // initial-exec: one load off the thread register, in shared libraries too, and no allocation at first use.
 extern thread_local thread_numbers current_thread __attribute__((tls_model("initial-exec")));
 thread_numbers assign_thread() noexcept;
-/// Called in each thread that gets its numbers, once it has them. Null: nothing is.
-extern std::atomic<void (*)() noexcept> on_new_thread;
+/// Effects: from now on \p f is called in each thread that gets its numbers, once it has them. Null: nothing is.
+void call_on_new_thread(void (*f)() noexcept) noexcept;
 }  // namespace detail
 
 /// The calling thread's numbers. Allocates nothing; safe in static constructors and late thread-exit code.

@@ -20,11 +20,19 @@ inline constexpr std::size_t address_space_bytes =
 }
 
 /// Effects: maps \p bytes of zeroed, readable and writable pages at an address that is a multiple of \p alignment.
-/// Physical memory is taken at first touch only. Returns: null if the system refuses.
+/// Physical memory is taken at first touch only. Returns: null if the system refuses, as it does for more than it has.
 [[nodiscard]] void* map(std::size_t bytes, std::size_t alignment) noexcept;
 
-/// Effects: reserves address space without permissions and without memory. Returns: null if the system refuses.
+/// Effects: reserves address space without permissions and without memory; it is neither charged, nor locked, nor part
+/// of a core file. Returns: null if the system refuses.
 [[nodiscard]] void* reserve(std::size_t bytes, std::size_t alignment) noexcept;
+
+/// Bytes of addresses that the process may map by its limit (RLIMIT_AS); SIZE_MAX: there is none.
+[[nodiscard]] std::size_t address_limit() noexcept;
+
+/// How much address space to reserve where \p wanted would be welcome: where there is a limit, no more than that
+/// fraction of it, as the program has other plans for it. A power of two, or \p wanted; at least 512 KiB of it.
+[[nodiscard]] std::size_t share_of_addresses(std::size_t wanted, std::size_t parts) noexcept;
 
 /// Effects: makes reserved pages readable and writable. Returns: false if the system refuses.
 bool commit(void* p, std::size_t bytes) noexcept;
@@ -39,8 +47,21 @@ bool unmap(void* p, std::size_t bytes) noexcept;
 /// Effects: tries to map zeroed pages at exactly \p p. Returns: false, nothing changed, if the range is taken.
 bool map_at(void* p, std::size_t bytes) noexcept;
 
-/// Effects: gives the contents back; the pages read as zero afterwards. Returns: false if the system refuses.
+/// Effects: tries to reserve exactly the pages at \p p. Returns: taken: something is mapped in the range.
+enum class spot : std::uint8_t { reserved, taken, refused };
+[[nodiscard]] spot reserve_at(void* p, std::size_t bytes) noexcept;
+
+/// Returns: an address, a multiple of \p alignment, from which on \p bytes are unused now, and are likely to stay so:
+/// for map_at. Null if none was found.
+[[nodiscard]] void* unused_addresses(std::size_t bytes, std::size_t alignment) noexcept;
+
+/// Effects: gives the contents back; the pages read as zero afterwards. Where the system refuses the usual call, as a
+/// filter of system calls may, fresh pages are mapped in their place. Preconditions: all of it is readable, writable
+/// and not guarded. Returns: false if the system refuses.
 bool discard(void* p, std::size_t bytes) noexcept;
+
+/// As discard, but with the usual call only, which leaves permissions and guards as they are.
+bool discard_in_place(void* p, std::size_t bytes) noexcept;
 
 /// Effects: takes memory for the pages now, which is cheaper than one fault a page. A refusal is harmless.
 bool populate(void* p, std::size_t bytes) noexcept;
@@ -60,8 +81,12 @@ enum class guard_tier : std::uint8_t {
 };
 
 /// Effects: makes the pages fault on any access and gives their contents back. Tries the tiers in order, from the
-/// first one allowed by force_guard_tier. Returns: the tier used; guard_tier::none if every one refused.
+/// first one allowed by force_guard_tier; one that was not seen to work is none: there are emulators, and kernels, that
+/// answer success and guard nothing. Returns: the tier used; guard_tier::none if every one refused.
 [[nodiscard]] guard_tier install_guard(void* p, std::size_t bytes) noexcept;
+
+/// True if some tier works here, which is found out by its effect on a page of its own, once.
+[[nodiscard]] bool guards_work() noexcept;
 
 /// A range of pages.
 struct page_range {
@@ -98,6 +123,10 @@ void forget_protect_guards(int count) noexcept;
 
 /// For tests: no tier before \p best is tried from now on.
 void force_guard_tier(guard_tier best) noexcept;
+
+/// For tests: from now on the system answers success and guards nothing; false: as it is. What was found out is
+/// forgotten.
+void pretend_guards(bool on) noexcept;
 
 /// Bytes of [p, p + bytes) that are in memory now.
 [[nodiscard]] std::size_t resident(const void* p, std::size_t bytes) noexcept;

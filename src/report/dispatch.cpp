@@ -1,5 +1,6 @@
 #include "report/dispatch.hpp"
 
+#include "os/guarded.hpp"
 #include "os/output.hpp"
 #include "os/quiet.hpp"
 #include "os/spare_stack.hpp"
@@ -23,7 +24,9 @@ constexpr unsigned deepest_report = 2;
 constexpr int standard_error = 2;
 
 // Calls of handlers under way, in all threads and in this one. initial-exec: no allocation at first use.
-constinit std::atomic<unsigned> under_way{0};
+constinit os::guarded<std::atomic<unsigned>> state;
+const os::guard_pages state_guards(state);
+constexpr auto& under_way = *state;
 constinit thread_local unsigned depth __attribute__((tls_model("initial-exec"))) = 0;
 
 // A lock of the library's own is held by the thread that asks for it, so nothing that takes locks may be called: no

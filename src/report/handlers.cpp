@@ -1,4 +1,5 @@
 #include "os/environment.hpp"
+#include "os/guarded.hpp"
 #include "os/output.hpp"
 #include "os/thread.hpp"
 #include "report/json.hpp"
@@ -13,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
+#include <mutex>
 #include <new>
 #include <string_view>
 
@@ -24,8 +26,20 @@ constexpr int standard_error = 2;
 
 // One buffer for all handlers: whoever holds the lock fills it, so that a report goes out in one
 // write, and no two mix. Untouched pages of it take no memory.
-constinit detail::owned_lock output_lock;
-constinit char output_buffer[std::size_t{1} << 18]{};
+struct output_state {
+    detail::owned_lock lock;
+    std::atomic<report_handler*> chosen{nullptr};
+    std::atomic<text_handler*> shipped{nullptr};
+    os::spin_lock making;
+    // Never destroyed: resources may report from static destructors that run late.
+    alignas(text_handler) unsigned char shipped_storage[sizeof(text_handler)]{};
+    char buffer[std::size_t{1} << 18]{};
+};
+constinit os::guarded<output_state> state;
+const os::guard_pages state_guards(state);
+constexpr auto& output_lock = state->lock;
+constexpr auto& output_buffer = state->buffer;
+constexpr auto& chosen_handler = state->chosen;
 
 // Descriptors whose last line was cut, as a disk was full, a bit each. Numbers from 1024 share bits.
 constinit std::atomic<std::uint64_t> cut_lines[16]{};
@@ -136,12 +150,16 @@ bool wants_colour(text_handler::options::colour_mode mode, int descriptor) noexc
     return !os::start_environment().plain_terminal && os::is_terminal(descriptor);
 }
 
-constinit std::atomic<report_handler*> chosen_handler{nullptr};
-
 report_handler& shipped_handler() noexcept {
-    alignas(text_handler) static unsigned char storage[sizeof(text_handler)];
-    // Never destroyed: resources may report from static destructors that run late.
-    static text_handler* const handler = ::new (storage) text_handler;
+    text_handler* handler = state->shipped.load(std::memory_order_acquire);
+    if (handler == nullptr) {
+        const std::scoped_lock hold(state->making);
+        handler = state->shipped.load(std::memory_order_relaxed);
+        if (handler == nullptr) {
+            handler = ::new (state->shipped_storage) text_handler;
+            state->shipped.store(handler, std::memory_order_release);
+        }
+    }
     return *handler;
 }
 

@@ -93,7 +93,8 @@ canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary
     core->errors.handler.store(o.handler, std::memory_order_relaxed);
     if (core->shape.checks) {
         const unsigned shards = core->shape.threads == threading::synchronized ? metadata::block_table::max_shards : 1;
-        if (!core->memory.open(records_reserve) || !core->blocks.open(core->memory, shards, o.freed_records)) {
+        if (!core->memory.open(records_reserve, metadata::arena::home::shared) ||
+            !core->blocks.open(core->memory, shards, o.freed_records)) {
             core->memory.close();
             core->~canary_core();
             shared->free(place, sizeof(canary_core));

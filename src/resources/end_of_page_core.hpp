@@ -139,7 +139,12 @@ T add_to(std::atomic<T>& counter, T n) noexcept {
 }
 
 /// What became of a granule.
-enum class granule_use : std::uint8_t { untouched, in_use, sealed };
+enum class granule_use : std::uint8_t {
+    untouched,
+    in_use,
+    sealed,
+    foreign,  ///< somebody else had mapped something there first
+};
 
 }  // namespace fence
 
@@ -181,6 +186,10 @@ struct fence_core {
     std::atomic<fence::granule_use>* uses = nullptr;  ///< by granule
     std::size_t granules = 0;
     std::size_t frontier = 0;  ///< next granule to hand out
+    std::size_t entered = 0;   ///< granules, from the first, whose entries in `index` and `uses` are writable
+    /// The range is not reserved but mapped granule by granule, as there is a limit on the process's addresses; from so
+    /// many on retired ones are used again first. 0: it is reserved.
+    std::size_t piecemeal = 0;
     bool wrapped = false;
     fence::unit_list active;
     fence::unit_list retired;

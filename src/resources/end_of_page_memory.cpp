@@ -1,6 +1,7 @@
 // Where the units of an end-of-page resource come from: its address range, or its upstream.
 
 #include "resources/end_of_page_memory.hpp"
+#include "resources/page_ranges.hpp"
 #include "resources/upstream.hpp"
 
 #include <algorithm>
@@ -27,7 +28,8 @@ struct upstream_fault {
 /// True if a granule holds nothing but retired memory.
 bool is_spent(const fence_core& core, std::size_t g) noexcept {
     const unit* const u = core.index[g].load(std::memory_order_relaxed);
-    return u == nullptr ? core.uses[g].load(std::memory_order_relaxed) != granule_use::in_use
+    const granule_use use = core.uses[g].load(std::memory_order_relaxed);
+    return u == nullptr ? use == granule_use::sealed || (use == granule_use::untouched && core.piecemeal == 0)
                         : u->retired.load(std::memory_order_relaxed) && !u->damaged.load(std::memory_order_relaxed);
 }
 
@@ -292,27 +294,93 @@ void forget(fence_core& core, unit& u) noexcept {
     core.memory.free(&u, sizeof(unit));
 }
 
-std::uintptr_t carve(fence_core& core, std::size_t count, bool usable) noexcept {
-    std::size_t first = core.frontier;
-    if (core.wrapped || count > core.granules - core.frontier) {
-        core.wrapped = true;
-        first = recycle(core, count);
-        if (first == SIZE_MAX) {
-            return 0;
-        }
-        core.recycled_units += 1;
-        // Whatever was trapped there, and how, is gone with this.
-        if (usable && !os::seal(at(core.base + first * granule), count * granule)) {
-            return 0;
-        }
+namespace {
+
+/// Effects: makes the tables writable for all granules before \p end. They are readable from the start, as zeros.
+/// Returns: false if the system refuses.
+bool enter(fence_core& core, std::size_t end) noexcept {
+    if (end <= core.entered) {
+        return true;
     }
-    const std::uintptr_t base = core.base + first * granule;
-    if (usable && !os::commit(at(base), count * granule)) {
+    constexpr std::size_t step = std::size_t{1} << 14;
+    const std::size_t last = std::min(core.granules, os::round_up(end, step));
+    const auto open = [&](std::uintptr_t table, std::size_t entry) {
+        const std::size_t unit_of_pages = os::page_size();
+        const std::uintptr_t from = (table + core.entered * entry) & ~(unit_of_pages - 1);
+        const std::uintptr_t to = os::round_up(table + last * entry, unit_of_pages);
+        return os::protect_read_write(at(from), to - from);
+    };
+    if (!open(reinterpret_cast<std::uintptr_t>(core.index), sizeof *core.index) ||
+        !open(reinterpret_cast<std::uintptr_t>(core.uses), sizeof *core.uses)) {
+        return false;
+    }
+    core.entered = last;
+    return true;
+}
+
+/// Effects: \p count granules where nothing was yet. Returns: the first; SIZE_MAX if there are none. Lock held.
+std::size_t fresh_granules(fence_core& core, std::size_t count, bool usable) noexcept {
+    while (!core.wrapped && count <= core.granules - core.frontier && enter(core, core.frontier + count)) {
+        const std::size_t first = core.frontier;
+        void* const p = at(core.base + first * granule);
+        const std::size_t bytes = count * granule;
+        if (core.piecemeal == 0) {
+            if (usable && !os::commit(p, bytes)) {
+                return SIZE_MAX;
+            }
+        } else if (const os::spot got = os::reserve_at(p, bytes); got == os::spot::taken) {
+            core.uses[first].store(granule_use::foreign, std::memory_order_relaxed);
+            core.frontier += 1;
+            continue;
+        } else if (got == os::spot::refused) {
+            return SIZE_MAX;
+        } else if (usable && !os::commit(p, bytes)) {
+            os::unmap(p, bytes);
+            return SIZE_MAX;
+        }
+        core.frontier = first + count;
+        return first;
+    }
+    return SIZE_MAX;
+}
+
+/// Effects: \p count granules of retired memory. Returns: as fresh_granules. Lock held.
+std::size_t used_granules(fence_core& core, std::size_t count, bool usable) noexcept {
+    const std::size_t first = recycle(core, count);
+    if (first == SIZE_MAX) {
+        return SIZE_MAX;
+    }
+    core.recycled_units += 1;
+    void* const p = at(core.base + first * granule);
+    // Whatever was trapped there, and how, is gone with this.
+    if (usable && (!enter(core, first + count) || !os::seal(p, count * granule) || !os::commit(p, count * granule))) {
+        return SIZE_MAX;
+    }
+    if (core.wrapped) {
+        core.frontier = first + count;
+    }
+    return first;
+}
+
+}  // namespace
+
+std::uintptr_t carve(fence_core& core, std::size_t count, bool usable) noexcept {
+    std::size_t first = SIZE_MAX;
+    if (core.piecemeal != 0 && core.frontier + count > core.piecemeal) {
+        first = used_granules(core, count, usable);
+    }
+    if (first == SIZE_MAX) {
+        first = fresh_granules(core, count, usable);
+    }
+    if (first == SIZE_MAX && (core.wrapped || count > core.granules - core.frontier)) {
+        core.wrapped = true;
+        first = used_granules(core, count, usable);
+    }
+    if (first == SIZE_MAX) {
         return 0;
     }
-    core.frontier = first + count;
     note_use(core, first, count, granule_use::in_use);
-    return base;
+    return core.base + first * granule;
 }
 
 void give_back(fence_core& core, unit& u) noexcept {
@@ -443,17 +511,24 @@ bool open_range(fence_core& core) noexcept {
 #endif
     constexpr std::size_t least = std::size_t{1} << 25;
     constexpr std::size_t over_pages = std::size_t{1} << 33;
+    constexpr std::size_t parts_of_addresses = 8;
     const bool asked = core.options.address_space_bytes != 0;
-    std::size_t bytes =
-        asked ? std::max(core.options.address_space_bytes, granule) : (core.upstream != nullptr ? over_pages : most);
+    std::size_t bytes = asked                      ? std::max(core.options.address_space_bytes, granule)
+                        : core.upstream != nullptr ? os::share_of_addresses(over_pages, parts_of_addresses)
+                                                   : most;
     bytes = os::round_up(std::min(bytes, most_range), granule);
     void* range = nullptr;
     if (core.upstream != nullptr) {
-        try {
-            range = core.upstream->allocate(bytes, granule);
-        } catch (...) {
-            return false;
+        // Without permissions: pages are committed as they are handed out.
+        range = reserve_pages(*core.given, bytes, granule);
+        for (; range == nullptr && !asked && bytes > least; range = reserve_pages(*core.given, bytes, granule)) {
+            bytes = os::round_up(bytes / 4, granule);
         }
+    } else if (!asked && os::address_limit() != SIZE_MAX) {
+        // A reservation would take from the program what it may need more. There is no more to be had than the limit.
+        bytes = os::round_up(std::min(bytes, os::address_limit()), granule);
+        range = os::unused_addresses(bytes, granule);
+        core.piecemeal = range != nullptr ? std::max(bytes / parts_of_addresses, granule) / granule : 0;
     } else {
         range = os::reserve(bytes, granule);
         for (; range == nullptr && !asked && bytes > least; range = os::reserve(bytes, granule)) {
@@ -466,9 +541,12 @@ bool open_range(fence_core& core) noexcept {
     core.base = reinterpret_cast<std::uintptr_t>(range);
     core.range_bytes = bytes;
     core.granules = bytes / granule;
-    core.index_bytes = os::round_up(core.granules * (sizeof(std::atomic<unit*>) + 1), page);
-    void* const tables = os::map(core.index_bytes, page);
-    if (tables == nullptr) {
+    core.index_bytes = os::round_up(core.granules * (sizeof(std::atomic<unit*>) + 1), os::page_size());
+    void* const tables = os::reserve(core.index_bytes, page);
+    if (tables == nullptr || !os::protect_read(tables, core.index_bytes)) {
+        if (tables != nullptr) {
+            os::unmap(tables, core.index_bytes);
+        }
         close_range(core);
         return false;
     }
@@ -477,6 +555,29 @@ bool open_range(fence_core& core) noexcept {
     core.uses = reinterpret_cast<std::atomic<granule_use>*>(core.index + core.granules);
     return true;
 }
+
+namespace {
+
+/// Effects: unmaps what was mapped piecemeal, and nothing of anybody else's.
+void unmap_granules(const fence_core& core) noexcept {
+    for (std::size_t g = 0; core.uses != nullptr && g < core.entered;) {
+        const auto ours = [&](std::size_t i) {
+            const granule_use use = core.uses[i].load(std::memory_order_relaxed);
+            return use == granule_use::in_use || use == granule_use::sealed;
+        };
+        const std::size_t first = g;
+        while (g < core.entered && ours(g)) {
+            ++g;
+        }
+        if (g != first) {
+            os::unmap(at(core.base + first * granule), (g - first) * granule);
+        } else {
+            ++g;
+        }
+    }
+}
+
+}  // namespace
 
 void close_range(fence_core& core) noexcept {
     if (core.watched) {
@@ -494,7 +595,9 @@ void close_range(fence_core& core) noexcept {
         }
     }
     if (core.guarded_range()) {
-        if (core.upstream != nullptr) {
+        if (core.piecemeal != 0) {
+            unmap_granules(core);
+        } else if (core.upstream != nullptr) {
             core.upstream->deallocate(at(core.base), core.range_bytes, granule);
         } else {
             os::unmap(at(core.base), core.range_bytes);

@@ -359,6 +359,9 @@ bool describe_address(void* core, std::uintptr_t address, metadata::address_find
             return false;
         }
         const granule_use use = mine.uses[(address - mine.base) >> granule_shift].load(std::memory_order_relaxed);
+        if (mine.piecemeal != 0 && (use == granule_use::untouched || use == granule_use::foreign)) {
+            return false;  // there may be others' memory
+        }
         found.is = use == granule_use::sealed ? what::retired_unit : what::never_used;
         *out = found;
         return true;

@@ -55,7 +55,7 @@ fence_core* fence_core::make(std::pmr::memory_resource* upstream, const end_of_p
         const std::size_t wanted = o.canary_bytes != 0 ? o.canary_bytes : core->at_once ? fence::page : usual_canary;
         core->window = std::min(wanted, fence::page);
     }
-    if (!core->memory.open(records_reserve) || (guarded && !fence::open_range(*core))) {
+    if (!core->memory.open(records_reserve, metadata::arena::home::shared) || (guarded && !fence::open_range(*core))) {
         core->memory.close();
         core->~fence_core();
         shared->free(place, sizeof(fence_core));
@@ -164,6 +164,7 @@ guard_statistics end_of_page_resource_base::guards() const noexcept {
     g.marker_blocks = all > others ? all - others : 0;
     const os::look seen(core_->lock);
     g.moved_strips = core_->moved_strips;
+    g.work = os::guards_work();
     return g;
 }
 

@@ -270,6 +270,9 @@ struct general_purpose_core {
     chunk* open_slab_chunk = nullptr;  ///< and where the next slab is
     std::size_t next_chunk_bytes = 0;
     std::size_t held_bytes = 0;  ///< from upstream
+    /// Of addresses, before retired ones are used again: options.address_space_bytes, or less where the process has a
+    /// limit, as others need some of it. If that does not help there is the option's.
+    std::size_t address_share = 0;
     std::size_t retired_bytes = 0;
     std::size_t retired_record_bytes = 0;
     std::size_t untrapped_bytes = 0;  ///< of retired units

@@ -139,17 +139,21 @@ void close_open_chunk(chunk*& open) noexcept {
     open = nullptr;
 }
 
-bool within_address_space(const general_purpose_core& core, std::size_t more) noexcept {
-    const std::size_t most = core.options.address_space_bytes;
+/// How much address space may be taken from the upstream.
+enum class reach : std::uint8_t { share, all };
+
+bool within_address_space(const general_purpose_core& core, std::size_t more, reach how_far) noexcept {
+    const std::size_t most = how_far == reach::all ? core.options.address_space_bytes : core.address_share;
     return core.held_bytes <= most && more <= most - core.held_bytes;
 }
 
 /// Effects: a chunk from the upstream for one piece, or over pages for many.
 bool from_upstream(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std::size_t alignment, piece& out,
-                   std::optional<upstream_fault>& fault) noexcept {
+                   std::optional<upstream_fault>& fault, reach how_far = reach::share) noexcept {
     if (is_carved(core, bytes, alignment)) {
         for (std::size_t want = std::max(core.next_chunk_bytes, bytes);; want = std::max(want / 4, bytes)) {
-            chunk* const c = within_address_space(core, want) ? new_chunk(core, hold, want, alignment, fault) : nullptr;
+            chunk* const c =
+                within_address_space(core, want, how_far) ? new_chunk(core, hold, want, alignment, fault) : nullptr;
             if (c != nullptr) {
                 chunk*& open = open_for(core, bytes, alignment);
                 close_open_chunk(open);
@@ -162,7 +166,8 @@ bool from_upstream(general_purpose_core& core, guard_lock& hold, std::size_t byt
             }
         }
     }
-    chunk* const c = within_address_space(core, bytes) ? new_chunk(core, hold, bytes, alignment, fault) : nullptr;
+    chunk* const c =
+        within_address_space(core, bytes, how_far) ? new_chunk(core, hold, bytes, alignment, fault) : nullptr;
     if (c == nullptr) {
         return false;
     }
@@ -289,8 +294,12 @@ bool obtain(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std
         from_upstream(core, hold, bytes, alignment, out, fault) || carve_anywhere(core, bytes, alignment, out)) {
         return true;
     }
+    const auto more = [&] {
+        return core.address_share < core.options.address_space_bytes && !fault.has_value() &&
+               from_upstream(core, hold, bytes, alignment, out, fault, reach::all);
+    };
     if (bytes > core.held_bytes) {
-        return false;  // hopeless: don't throw the quarantine away for it
+        return more();  // don't throw the quarantine away for it, which would not help
     }
     while (!fault.has_value() && reclaim(core, hold, bytes, alignment)) {
         if (take_reusable(core, bytes, std::numeric_limits<std::size_t>::max(), alignment, out) ||
@@ -298,7 +307,7 @@ bool obtain(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std
             return true;
         }
     }
-    return false;
+    return more();
 }
 
 bool obtain_slots(general_purpose_core& core, guard_lock& hold, std::size_t want, std::size_t least, piece& out,

@@ -25,7 +25,9 @@ constexpr unsigned construction_frames = 16;
 /// Thrown out of a constructor when there is no private memory: std::bad_alloc, as every failure of memory.
 general_purpose_core* make_core(std::pmr::memory_resource* upstream, const general_purpose_options& o,
                                 const policy& p) {
-    metadata::arena* const memory = metadata::arena::open_within(private_range);
+    // What is write-protected needs mappings of its own.
+    metadata::arena* const memory = metadata::arena::open_within(
+        private_range, p.protect_metadata ? metadata::arena::home::own_range : metadata::arena::home::shared);
     if (memory == nullptr) {
         throw std::bad_alloc();
     }
@@ -60,6 +62,7 @@ general_purpose_core* make_core(std::pmr::memory_resource* upstream, const gener
     core->limited = o.limit_bytes != 0 || o.limit_blocks != 0;
     core->tally.handler = o.handler;
     core->next_chunk_bytes = std::size_t{1} << 20;
+    core->address_share = os::share_of_addresses(o.address_space_bytes, 2);
     core->given = upstream;
     // Not with write-protected records: the watch writes while the upstream is called.
     const bool watches = p.checks && p.threads == threading::synchronized && !p.protect_metadata;

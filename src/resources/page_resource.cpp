@@ -8,6 +8,7 @@
 #include "report/dispatch.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/chain_check.hpp"
+#include "resources/page_ranges.hpp"
 #include "resources/usage.hpp"
 
 #include <pmr_debug/page_resource.hpp>
@@ -124,6 +125,43 @@ struct page_core {
         }  // else it stays counted, and mapped until the process ends
     }
 
+    /// Effects: maps and records a block. Returns: null if that cannot be; it is reported if it is an error.
+    void* obtain(std::size_t bytes, std::size_t alignment, trace_id here,
+                 void* (*map)(std::size_t bytes, std::size_t alignment) noexcept) noexcept {
+        if (!std::has_single_bit(alignment)) {
+            reports().request(error_kind::bad_alignment, nullptr, bytes, alignment);
+            return nullptr;
+        }
+        if (bytes > SIZE_MAX / 2 || alignment > SIZE_MAX / 2) {
+            return nullptr;
+        }
+        const std::size_t size = pages_of(bytes);
+        if (!take(size, bytes, alignment)) {
+            return nullptr;
+        }
+        void* const p = map(size, alignment);
+        if (p == nullptr) {
+            mapped.fetch_sub(size, std::memory_order_relaxed);
+            return nullptr;
+        }
+        const outcome recorded = blocks.insert<true>(p, bytes, alignment, here, os::this_thread().number,
+                                                     [&]() noexcept { return usage.add<true>(bytes); });
+        if (recorded != outcome::done) [[unlikely]] {
+            mapped.fetch_sub(size, std::memory_order_relaxed);
+            if (recorded == outcome::occupied) {
+                metadata::block_entry existing;
+                blocks.find(p, existing);
+                reports().block(error_kind::upstream_overlap, p, existing, bytes, alignment);
+            } else {
+                give_back(p, size);
+            }
+            return nullptr;
+        }
+        os::add_leak_root(p, size);
+        close_rest(p, bytes);
+        return p;
+    }
+
     void retry_stuck() noexcept {
         const std::scoped_lock hold(stuck_lock);
         for (stuck_pages** link = &stuck_list; *link != nullptr;) {
@@ -236,7 +274,7 @@ page_resource::page_resource(const options& o) : core_(nullptr) {
         throw std::bad_alloc();
     }
     auto* const core = ::new (place) detail::page_core;
-    if (!core->memory.open(records_reserve) ||
+    if (!core->memory.open(records_reserve, metadata::arena::home::shared) ||
         !core->blocks.open(core->memory, metadata::block_table::max_shards, freed_kept) ||
         !core->guards.open(core->memory, 16, 0)) {
         core->memory.close();
@@ -292,43 +330,20 @@ void* page_resource::do_allocate(std::size_t bytes, std::size_t alignment) {
         detail::report_destroyed(this, type_name, nullptr, bytes, alignment);
         throw std::bad_alloc();
     }
-    const trace_id here = capture_trace(frames_kept);
-    const auto refuse = [core] {
+    void* const p = core->obtain(bytes, alignment, capture_trace(frames_kept), os::map);
+    if (p == nullptr) {
         core->usage.fail();
         throw std::bad_alloc();
-    };
-    if (!std::has_single_bit(alignment)) {
-        core->reports().request(error_kind::bad_alignment, nullptr, bytes, alignment);
-        refuse();
     }
-    if (bytes > SIZE_MAX / 2 || alignment > SIZE_MAX / 2) {
-        refuse();
-    }
-    const std::size_t size = pages_of(bytes);
-    if (!core->take(size, bytes, alignment)) {
-        refuse();
-    }
-    void* const p = os::map(size, alignment);
-    if (p == nullptr) {
-        core->mapped.fetch_sub(size, std::memory_order_relaxed);
-        refuse();
-    }
-    const outcome recorded = core->blocks.insert<true>(p, bytes, alignment, here, os::this_thread().number,
-                                                       [&]() noexcept { return core->usage.add<true>(bytes); });
-    if (recorded != outcome::done) [[unlikely]] {
-        core->mapped.fetch_sub(size, std::memory_order_relaxed);
-        if (recorded == outcome::occupied) {
-            metadata::block_entry existing;
-            core->blocks.find(p, existing);
-            core->reports().block(error_kind::upstream_overlap, p, existing, bytes, alignment);
-        } else {
-            core->give_back(p, size);
-        }
-        refuse();
-    }
-    os::add_leak_root(p, size);
-    core->close_rest(p, bytes);
     return p;
+}
+
+void* detail::reserve_pages(std::pmr::memory_resource& pages, std::size_t bytes, std::size_t alignment) noexcept {
+    const metadata::resource_record* const r = metadata::find_resource(&pages);
+    if (r == nullptr || r->kind != metadata::resource_kind::page) {
+        return nullptr;
+    }
+    return static_cast<page_core*>(r->core)->obtain(bytes, alignment, capture_trace(frames_kept), os::reserve);
 }
 
 void page_resource::do_deallocate(void* p, std::size_t bytes, std::size_t alignment) {
@@ -364,7 +379,12 @@ bool page_resource::do_is_equal(const std::pmr::memory_resource& other) const no
 
 bool page_resource::release(void* p, std::size_t bytes) noexcept {
     const page_range range(p, bytes);
-    return range.bytes != 0 && os::discard(range.address(), range.bytes);
+    if (range.bytes == 0) {
+        return false;
+    }
+    // Where the usual call is refused, fresh pages take the place of the old ones: not where guards may be.
+    const bool guarded = core_ == nullptr || core_->guard_count.load(std::memory_order_relaxed) != 0;
+    return !guarded ? os::discard(range.address(), range.bytes) : os::discard_in_place(range.address(), range.bytes);
 }
 
 bool page_resource::guard(void* p, std::size_t bytes) noexcept {

@@ -78,7 +78,8 @@ tracking_core* tracking_core::make(std::pmr::memory_resource* upstream, const tr
     core->errors.handler.store(o.handler, std::memory_order_relaxed);
     if (core->shape.checks) {
         const unsigned shards = core->shape.threads == threading::synchronized ? metadata::block_table::max_shards : 1;
-        if (!core->memory.open(records_reserve) || !core->blocks.open(core->memory, shards, o.freed_records)) {
+        if (!core->memory.open(records_reserve, metadata::arena::home::shared) ||
+            !core->blocks.open(core->memory, shards, o.freed_records)) {
             core->memory.close();
             core->~tracking_core();
             shared->free(place, sizeof(tracking_core));

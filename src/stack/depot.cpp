@@ -10,39 +10,40 @@ namespace stack {
 
 namespace detail {
 
-constinit std::uint32_t buckets[bucket_count]{};
-constinit std::atomic<unsigned char*> base{nullptr};
+constinit os::guarded<depot_state> state;
+constinit os::guarded<bucket_table> buckets;
 
 }  // namespace detail
 
 namespace {
 
-// Address space; memory is taken page by page as entries are written. 8 GiB hold some hundred million traces.
+// Address space; memory is committed in steps, as entries are written. 8 GiB hold some hundred million traces.
 constexpr std::uint64_t most_bytes = std::uint64_t{8} << 30;
-// Memcheck searches all of it for pointers at the end.
-constexpr std::uint64_t bytes_under_valgrind = std::uint64_t{64} << 20;
-constexpr std::uint64_t least_bytes = std::uint64_t{1} << 20;
-constexpr std::uint64_t first_entry = 8;  // id 0 means none
+constexpr std::uint64_t least_bytes = std::uint64_t{1} << 19;
+// Where a limit is set on addresses: the part of it that traces may take.
+constexpr std::size_t parts_of_addresses = 32;
+constexpr std::uint64_t commit_step = std::uint64_t{1} << 18;
+constexpr std::uint64_t first_entry = 8;
 
-constinit std::atomic<std::uint64_t> capacity{0};
-constinit std::atomic<std::uint64_t> limit{most_bytes};
-constinit std::atomic<std::uint64_t> used{first_entry};
-constinit std::atomic<bool> full{false};
+const os::guard_pages state_guards(detail::state);
+const os::guard_pages bucket_guards(detail::buckets);
+constexpr auto& capacity = detail::state->capacity;
+constexpr auto& limit = detail::state->limit;
+constexpr auto& used = detail::state->used;
+constexpr auto& committed = detail::state->committed;
+constexpr auto& full = detail::state->full;
+constexpr auto& traces = detail::state->traces;
+constexpr auto& lost = detail::state->lost;
+constexpr auto& slow_walks = detail::state->slow_walks;
+constexpr auto& cut_short = detail::state->cut_short;
 
-constinit std::atomic<std::uint64_t> traces{0};
-constinit std::atomic<std::uint64_t> lost{0};
-constinit std::atomic<std::uint64_t> slow_walks{0};
-constinit std::atomic<std::uint64_t> cut_short{0};
-
-// Mapped writable in one piece: committing in steps would need a lock, and a capture must not wait for a thread that
-// may never run again.
 bool open() noexcept {
-    if (detail::base.load(std::memory_order_acquire) != nullptr) {
+    if (detail::state->base.load(std::memory_order_acquire) != nullptr) {
         return true;
     }
-    const std::uint64_t most = os::under_valgrind() ? bytes_under_valgrind : most_bytes;
-    for (std::uint64_t bytes = most; bytes >= least_bytes; bytes /= 2) {
-        void* const p = os::map(bytes, os::page_size());
+    for (std::uint64_t bytes = os::share_of_addresses(most_bytes, parts_of_addresses); bytes >= least_bytes;
+         bytes /= 2) {
+        void* const p = os::reserve(bytes, os::page_size());
         if (p == nullptr) {
             continue;
         }
@@ -52,13 +53,34 @@ bool open() noexcept {
                                                std::memory_order_acq_rel)) {
         }
         unsigned char* expected = nullptr;
-        if (!detail::base.compare_exchange_strong(expected, static_cast<unsigned char*>(p),
-                                                  std::memory_order_acq_rel)) {
+        if (!detail::state->base.compare_exchange_strong(expected, static_cast<unsigned char*>(p),
+                                                         std::memory_order_acq_rel)) {
             os::unmap(p, bytes);
         }
         return true;
     }
     return false;
+}
+
+// Without a lock, as a capture must not wait for a thread that may never run again: to commit pages a second time
+// changes nothing, so threads that meet here do the same work. Returns: false if the system refuses.
+bool commit_up_to(std::uint64_t end, std::uint64_t most) noexcept {
+    std::uint64_t now = committed.load(std::memory_order_acquire);
+    while (end > now) {
+        const std::uint64_t whole = os::round_up(end - now, commit_step);
+        std::uint64_t step = whole < most - now ? whole : most - now;
+        unsigned char* const from = detail::state->base.load(std::memory_order_relaxed) + now;
+        if (!os::protect_read_write(from, step)) {
+            step = os::round_up(end - now, os::page_size());  // near a limit
+            if (!os::protect_read_write(from, step)) {
+                return false;
+            }
+        }
+        if (committed.compare_exchange_strong(now, now + step, std::memory_order_acq_rel)) {
+            return true;
+        }
+    }
+    return true;
 }
 
 // Returns: where the entry goes, 0 if there is no room.
@@ -71,7 +93,7 @@ std::uint64_t take(std::uint64_t bytes) noexcept {
     const std::uint64_t end = most < allowed ? most : allowed;
     std::uint64_t at = used.load(std::memory_order_relaxed);
     do {
-        if (at > end || bytes > end - at) {
+        if (at > end || bytes > end - at || !commit_up_to(at + bytes, most)) {
             return 0;
         }
     } while (!used.compare_exchange_weak(at, at + bytes, std::memory_order_relaxed));
@@ -94,7 +116,7 @@ std::uint32_t search(std::uint32_t id, std::uint32_t stop, std::uint32_t hash, c
 // Returns: the entry of \p id, null if no entry starts there. An id may come from anywhere; only one that hangs in the
 // bucket of the hash it shows is real.
 const depot_entry* checked_entry(std::uint32_t id) noexcept {
-    if (id == 0 || detail::base.load(std::memory_order_acquire) == nullptr ||
+    if (id == 0 || detail::state->base.load(std::memory_order_acquire) == nullptr ||
         std::uint64_t{id} * 8 + sizeof(depot_entry) > used.load(std::memory_order_relaxed)) {
         return nullptr;
     }

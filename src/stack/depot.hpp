@@ -2,6 +2,8 @@
 
 // Every distinct trace of the process, floor 2: append-only, lock-free, in private memory.
 
+#include "os/guarded.hpp"
+
 #include <pmr_debug/stack_trace.hpp>
 
 #include <atomic>
@@ -53,18 +55,34 @@ constexpr std::uint64_t hash_start = 0x9E37'79B9'7F4A'7C15;
 
 namespace detail {
 inline constexpr std::size_t bucket_count = std::size_t{1} << 20;
+struct depot_state {
+    std::atomic<unsigned char*> base{nullptr};
+    // Written seldom, or for chains that are slow anyway.
+    alignas(64) std::atomic<std::uint64_t> capacity{0};
+    std::atomic<std::uint64_t> limit{~std::uint64_t{0}};
+    std::atomic<std::uint64_t> used{8};       // id 0 means none
+    std::atomic<std::uint64_t> committed{0};  // bytes from the start that may be accessed; never less than used
+    std::atomic<bool> full{false};
+    std::atomic<std::uint64_t> traces{0};
+    std::atomic<std::uint64_t> lost{0};
+    std::atomic<std::uint64_t> slow_walks{0};
+    std::atomic<std::uint64_t> cut_short{0};
+};
+extern os::guarded<depot_state> state;
 // Zero pages until touched: they cost address space only. Not of std::atomic, which would have them written at start.
-extern std::uint32_t buckets[bucket_count];
-extern std::atomic<unsigned char*> base;
+struct bucket_table {
+    std::uint32_t heads[bucket_count];
+};
+extern os::guarded<bucket_table> buckets;
 
 inline std::atomic_ref<std::uint32_t> bucket_of(std::uint32_t hash) noexcept {
-    return std::atomic_ref(buckets[hash % bucket_count]);
+    return std::atomic_ref(buckets->heads[hash % bucket_count]);
 }
 }  // namespace detail
 
 /// Preconditions: \p id came from this depot.
 [[nodiscard]] inline depot_entry* entry_at(std::uint32_t id) noexcept {
-    return reinterpret_cast<depot_entry*>(detail::base.load(std::memory_order_relaxed) + std::uint64_t{id} * 8);
+    return reinterpret_cast<depot_entry*>(detail::state->base.load(std::memory_order_relaxed) + std::uint64_t{id} * 8);
 }
 
 [[nodiscard]] inline bool same_chain(const depot_entry& e, std::uint32_t hash, const std::uintptr_t* frames,

@@ -1,5 +1,6 @@
 #include "stack/recent.hpp"
 
+#include "os/guarded.hpp"
 #include "os/thread.hpp"
 #include "os/virtual_memory.hpp"
 
@@ -9,7 +10,12 @@ namespace pmr_debug::stack::detail {
 
 namespace {
 
-constinit std::atomic<recent_traces*> by_index[os::max_thread_index]{};
+struct recent_tables {
+    std::atomic<recent_traces*> by_index[os::max_thread_index]{};
+};
+constinit os::guarded<recent_tables> tables;
+const os::guard_pages tables_guards(tables);
+constexpr auto& by_index = tables->by_index;
 
 }  // namespace
 

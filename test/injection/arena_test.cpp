@@ -131,13 +131,64 @@ TEST_F(arena_test, takes_less_if_there_is_not_so_much) {
     arena b;
     {
         const faults armed({.calls = only(call::map), .first = 1, .last = 1});
-        EXPECT_TRUE(b.open(16 * megabyte));
+        EXPECT_TRUE(b.open(256 * megabyte));
     }
-    EXPECT_EQ(b.allocate(8 * megabyte), nullptr);
     EXPECT_NE(b.allocate(4 * megabyte), nullptr);
     b.close();
     const faults armed({.calls = only(call::map), .first = 1, .last = UINT64_MAX});
     EXPECT_FALSE(b.open(16 * megabyte));
+}
+
+TEST_F(arena_test, adds_ranges_until_its_limit) {
+    arena b;
+    ASSERT_TRUE(b.open(512 * megabyte));
+    EXPECT_LE(injection::bytes_of(injection::mapped()), 80 * megabyte) << "little is reserved at first";
+    std::set<void*> all;
+    while (void* const p = b.allocate(16 * megabyte)) {
+        EXPECT_TRUE(all.insert(p).second);
+        EXPECT_TRUE(is_writable(static_cast<unsigned char*>(p) + 16 * megabyte - 1));
+    }
+    EXPECT_EQ(all.size(), 32U);
+    EXPECT_TRUE(b.protect());
+    EXPECT_FALSE(is_writable(*all.begin()));
+    EXPECT_FALSE(is_writable(*all.rbegin()));
+    EXPECT_TRUE(b.unprotect());
+    EXPECT_TRUE(is_writable(*all.begin()));
+    EXPECT_TRUE(is_writable(*all.rbegin()));
+    b.close();
+}
+
+TEST_F(arena_test, a_piece_larger_than_a_range_gets_one_that_fits) {
+    arena b;
+    ASSERT_TRUE(b.open(std::size_t{1} << 30));
+    auto* const p = static_cast<unsigned char*>(b.allocate(256 * megabyte));
+    ASSERT_NE(p, nullptr);
+    EXPECT_TRUE(is_writable(p + 256 * megabyte - 1));
+    EXPECT_NE(b.allocate(64), nullptr);
+    b.close();
+}
+
+TEST_F(arena_test, starts_in_the_processs_arena_zeroed_and_gives_back) {
+    const auto* const all = pmr_debug::metadata::process_arena();
+    void* before = nullptr;
+    for (int i = 0; i < 3; ++i) {
+        const std::size_t used = all->used();
+        arena* const b = arena::open_within(std::size_t{1} << 30, arena::home::shared);
+        ASSERT_NE(b, nullptr);
+        EXPECT_GT(all->used(), used);
+        auto* const p = static_cast<unsigned char*>(b->allocate(megabyte / 4));
+        EXPECT_EQ(p[0], 0);
+        EXPECT_EQ(p[megabyte / 4 - 1], 0);
+        std::memset(p, 1, megabyte / 4);
+        EXPECT_NE(b->allocate(megabyte), nullptr);  // in a range of its own
+        EXPECT_TRUE(before == nullptr || before == b);
+        before = b;
+        arena::close_within(b);
+        EXPECT_EQ(all->used(), used);
+        EXPECT_EQ(os::resident(reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(b) & ~(os::page_size() - 1)),
+                               megabyte / 2),
+                  os::page_size());
+    }
 }
 
 TEST(arena_within, lives_in_its_own_pages) {

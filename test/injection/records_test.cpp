@@ -3,6 +3,7 @@
 // misuse is still reported, and what is freed makes room.
 
 #include "faulty_upstream.hpp"
+#include "metadata/arena_limit.hpp"
 #include "subjects.hpp"
 
 #include <gtest/gtest.h>
@@ -17,7 +18,7 @@ namespace {
 using namespace injection;
 
 enum class shortage {
-    full_range,  ///< all but the least of an arena's address space was refused, and that is used up
+    full_range,  ///< an arena may hold little, and that is used up
     no_pages,    ///< the system makes no more of it accessible
 };
 
@@ -39,17 +40,12 @@ protected:
         unsigned char value;
     };
 
-    /// Effects: makes the resource with as little private address space as it accepts.
+    /// Effects: makes the resource with little private address space.
     template <class Subject, class Options>
     static void make_small(std::unique_ptr<Subject>& s, const Options& o) {
-        for (std::uint64_t refused = 20; s == nullptr; --refused) {
-            const faults armed({.calls = only(call::map), .first = refused == 0 ? 0U : 1U, .last = refused});
-            try {
-                s = std::make_unique<Subject>(o);
-            } catch (const std::bad_alloc&) {
-                ASSERT_NE(refused, 0U);
-            }
-        }
+        metadata::limit_arenas(std::size_t{1} << 20);
+        s = std::make_unique<Subject>(o);
+        metadata::limit_arenas(SIZE_MAX);
     }
 
     template <class Resource>
