@@ -168,7 +168,7 @@ lock_outcome spin_lock::lock_for(int longest_ms) noexcept {
             return lock_outcome::gave_up;
         }
         for (int i = 0; i < 200 && state_.load(std::memory_order_relaxed) != 0; ++i) {
-            __builtin_ia32_pause();
+            relax();
         }
         if (state_.load(std::memory_order_relaxed) != 0) {
             sleep_ms(1);
