@@ -80,7 +80,7 @@ struct canary_engine {
 
 /// Options of a canary resource.
 struct canary_options {
-    std::string_view name{};            ///< shown in reports; copied
+    std::string_view name{};  ///< shown in reports; copied; beyond 63 bytes, or from a NUL on, cut: then … ends it
     report_handler* handler = nullptr;  ///< null: the default handler
     /// Most memory that freed blocks wait in, in bytes, their guards and records included. A block that is larger by
     /// itself does not wait. 0: no quarantine.

@@ -47,7 +47,7 @@ enum class placement : std::uint8_t {
 
 /// Options of an end-of-page resource. Sizes in bytes.
 struct end_of_page_options {
-    std::string_view name{};            ///< shown in reports; copied
+    std::string_view name{};  ///< shown in reports; copied; beyond 63 bytes, or from a NUL on, cut: then … ends it
     report_handler* handler = nullptr;  ///< null: the default handler
     placement where = placement::before_guard;
     std::size_t limit_bytes = 0;   ///< most live requested bytes; 0: no limit

@@ -42,7 +42,7 @@ struct failure_plan {
 };
 
 struct failing_options {
-    std::string_view name{};            ///< shown in reports; copied
+    std::string_view name{};  ///< shown in reports; copied; beyond 63 bytes, or from a NUL on, cut: then … ends it
     report_handler* handler = nullptr;  ///< null: the default handler
     failure_plan plan{};
     unsigned frames = 32;  ///< frames kept of a failed request

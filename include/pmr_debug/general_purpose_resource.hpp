@@ -37,7 +37,7 @@ namespace pmr_debug {
 
 /// Options of a general-purpose resource. Sizes in bytes.
 struct general_purpose_options {
-    std::string_view name{};            ///< shown in reports; copied
+    std::string_view name{};  ///< shown in reports; copied; beyond 63 bytes, or from a NUL on, cut: then … ends it
     report_handler* handler = nullptr;  ///< null: the default handler
     std::size_t limit_bytes = 0;        ///< most live requested bytes; 0: no limit
     std::size_t limit_blocks = 0;       ///< most live blocks; 0: no limit

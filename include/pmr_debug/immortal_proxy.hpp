@@ -33,7 +33,7 @@ class proxy_resource;
 }
 
 struct proxy_options {
-    std::string_view name{};            ///< shown in reports; copied
+    std::string_view name{};  ///< shown in reports; copied; beyond 63 bytes, or from a NUL on, cut: then … ends it
     report_handler* handler = nullptr;  ///< null: the default handler; must then live as long as anybody may call
     unsigned frames = 8;                ///< frames kept of each allocation
     /// Report blocks in use at retirement as live_at_destruction. Off: arenas are winked out on purpose.

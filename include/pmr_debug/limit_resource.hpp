@@ -26,7 +26,7 @@
 namespace pmr_debug {
 
 struct limit_options {
-    std::string_view name{};            ///< shown in reports; copied
+    std::string_view name{};  ///< shown in reports; copied; beyond 63 bytes, or from a NUL on, cut: then … ends it
     report_handler* handler = nullptr;  ///< null: the default handler
     std::size_t limit_bytes = 0;        ///< most live requested bytes; 0: no limit
     std::size_t limit_blocks = 0;       ///< most live blocks; 0: no limit

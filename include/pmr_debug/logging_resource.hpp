@@ -27,7 +27,7 @@
 namespace pmr_debug {
 
 struct logging_options {
-    std::string_view name{};            ///< begins each line; copied
+    std::string_view name{};  ///< begins each line; copied; beyond 63 bytes, or from a NUL on, cut: then … ends it
     report_handler* handler = nullptr;  ///< null: the default handler
     text_sink sink = nullptr;  ///< gets each line whole, in one call, its newline included; null: standard error
     void* context = nullptr;   ///< handed to the sink

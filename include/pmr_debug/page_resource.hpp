@@ -56,7 +56,7 @@ struct page_statistics {
 class page_resource final : public std::pmr::memory_resource {
 public:
     struct options {
-        std::string_view name{};            ///< shown in reports; copied
+        std::string_view name{};  ///< shown in reports; copied; beyond 63 bytes, or from a NUL on, cut: then … ends it
         report_handler* handler = nullptr;  ///< null: the default handler
         std::size_t limit_bytes = 0;        ///< most mapped bytes; 0: no limit
     };

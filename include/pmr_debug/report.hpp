@@ -31,7 +31,7 @@ enum class error_kind : std::uint8_t {
     double_free,            ///< freed before. The call is ignored
     invalid_free,           ///< never allocated by any resource of this library. The call is ignored
     interior_free,          ///< points into a block, not at its start. The call is ignored
-    null_free,              ///< a null pointer. The call is ignored
+    null_free,              ///< a null pointer. The call is ignored. With size 0: harmless, no reason to abort
     wrong_resource,         ///< belongs to another resource. The call is ignored
     size_mismatch,          ///< size differs from the one allocated. Freed with the recorded size
     alignment_mismatch,     ///< alignment differs from the one allocated. Freed with the recorded alignment
@@ -75,12 +75,14 @@ enum class action : std::uint8_t {
 /// Who a resource is. `type` is valid for the life of the process, `name` until 4096 more resources have died.
 struct resource_ref {
     std::uint64_t id = 0;   ///< 1-based, never reused; 0: none
-    std::string_view name;  ///< as given in the options; empty if none
+    std::string_view name;  ///< as given in the options, cut as they say; empty if none
     std::string_view type;  ///< as in `general_purpose_resource`
     const void* address = nullptr;
     bool alive = false;
     trace_id born = trace_id::none;  ///< where it was constructed
     trace_id died = trace_id::none;  ///< where it was destroyed
+    std::uint32_t died_thread = 0;   ///< number of the thread that destroyed it; 0: alive
+    bool died_at_exit = false;       ///< it was destroyed at the program's exit, as objects of static storage are
 };
 
 /// How memory was accessed.
@@ -88,6 +90,13 @@ enum class access_kind : std::uint8_t { unknown, read, write, execute };
 
 /// State of the block a report speaks of.
 enum class block_state : std::uint8_t { unknown, live, freed };
+
+/// Whose end the reporting thread was busy with, as its call path shows.
+enum class program_phase : std::uint8_t {
+    running,     ///< none that shows
+    exit,        ///< the program's, after main or in a call of exit: destructors of static objects, functions of atexit
+    thread_end,  ///< the thread's: destructors of its thread_local objects, or of pthread keys
+};
 
 /// What is recorded of a block.
 struct block_info {
@@ -98,7 +107,12 @@ struct block_info {
     block_state state = block_state::unknown;
     std::uint32_t alloc_thread = 0;  ///< this library's thread number, 1-based; 0 if not kept
     std::uint32_t free_thread = 0;   ///< as above
+    bool late_alloc_thread = false;  ///< not kept, but late_threads or above
+    bool late_free_thread = false;   ///< as above
 };
+
+/// Numbers of threads from this on are not kept in records that have no room for them (`general_purpose_resource`).
+inline constexpr std::uint32_t late_threads = 65'535;
 
 /// Leaked blocks of one call path.
 struct leak_group {
@@ -127,6 +141,8 @@ struct report {
     std::uint32_t thread = 0;         ///< number of the reporting thread
     /// foreign_thread: the thread the resource is bound to, or that is in the upstream (`owner`, by its type).
     std::uint32_t other_thread = 0;
+    program_phase phase = program_phase::running;
+    std::uint32_t other_threads = 0;      ///< phase exit: how many others have used a resource and still run
     std::size_t limit = 0;                ///< limit_exceeded, arena_overflow: the limit, bytes or blocks
     std::size_t in_use = 0;               ///< limit_exceeded, arena_overflow: what was in use
     trace_id here = trace_id::none;       ///< where the error was noticed
@@ -180,9 +196,7 @@ namespace detail {
 
 /// A descriptor, and which file it was open to at construction: its number may be used again for another one.
 struct output_target {
-    explicit output_target(int d) noexcept;
-
-    int descriptor;
+    int descriptor = -1;
     std::uint64_t device = 0;
     std::uint64_t inode = 0;
     bool known = false;
@@ -190,7 +204,12 @@ struct output_target {
 
 }  // namespace detail
 
-/// Prints text to a file descriptor; aborts on errors, carries on after leaks (see the options).
+/// Prints text to a file descriptor; aborts on errors, carries on after leaks (see the options) and after the
+/// deallocation of a null pointer with size 0, which is harmless.
+///
+/// Where it carries on, an error of the same kind and call paths, in a resource of the same name, is printed once. How
+/// often it came again is printed at the end: of the handler, or of the process, or before an abort. 512 different ones
+/// are remembered for all handlers together.
 class text_handler final : public report_handler {
 public:
     struct options {
@@ -203,6 +222,8 @@ public:
     };
     text_handler() noexcept;
     explicit text_handler(const options& o) noexcept;
+    /// Effects: prints what came again.
+    ~text_handler() override;
     action handle(const report& r) noexcept override;
 
 private:
@@ -210,10 +231,13 @@ private:
     detail::output_target to_;
 };
 
-/// Writes each report as one line of JSON to a file descriptor, with one `write` a report. By default carries on.
+/// Writes each report as one line of JSON to a file descriptor, with one `write` a report. By default carries on. What
+/// comes again is counted, as by `text_handler`, and told in a last object, of the kind "repeated".
 class json_handler final : public report_handler {
 public:
     explicit json_handler(int descriptor, action after_error = action::carry_on) noexcept;
+    /// Effects: writes what came again.
+    ~json_handler() override;
     action handle(const report& r) noexcept override;
 
 private:

@@ -131,7 +131,7 @@ enum class temp_overflow : std::uint8_t {
 
 /// Options of a temp resource.
 struct temp_options {
-    std::string_view name{};            ///< shown in reports; copied
+    std::string_view name{};  ///< shown in reports; copied; beyond 63 bytes, or from a NUL on, cut: then … ends it
     report_handler* handler = nullptr;  ///< null: the default handler
     temp_overflow overflow = temp_overflow::report;
     std::size_t first_chunk_bytes = 4096;  ///< least size of the first chunk from the upstream; each next one doubles

@@ -69,7 +69,8 @@ struct tracking_engine {
 
 /// Options of a tracking resource.
 struct tracking_options {
-    std::string_view name{};            ///< shown in reports and in the tree; copied
+    std::string_view
+        name{};  ///< shown in reports and in the tree; copied; beyond 63 bytes, or from a NUL on, cut: then … ends it
     report_handler* handler = nullptr;  ///< null: the default handler
     std::size_t limit_bytes = 0;        ///< most live requested bytes; 0: no limit
     std::size_t limit_blocks = 0;       ///< most live blocks; 0: no limit

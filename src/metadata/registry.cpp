@@ -154,6 +154,29 @@ resource_record* take_record() noexcept {
     return r;
 }
 
+void copy_name(resource_record& r, std::string_view name) noexcept {
+    constexpr std::string_view cut = "…";
+    constexpr std::size_t room = sizeof r.name - 1;
+    const std::size_t until_nul = name.find('\0');
+    const bool whole = until_nul == std::string_view::npos && name.size() <= room;
+    std::size_t kept = until_nul < name.size() ? until_nul : name.size();
+    if (!whole && kept > room - cut.size()) {
+        kept = room - cut.size();
+        // Not within a character.
+        while (kept != 0 && (static_cast<unsigned char>(name[kept]) & 0xC0U) == 0x80) {
+            --kept;
+        }
+    }
+    if (kept != 0) {
+        std::memcpy(r.name, name.data(), kept);
+    }
+    if (!whole) {
+        std::memcpy(r.name + kept, cut.data(), cut.size());
+        kept += cut.size();
+    }
+    r.name[kept] = '\0';
+}
+
 // With the lock held.
 resource_record* find_living(const void* address) noexcept {
     for (resource_record* r = living.last; r != nullptr; r = r->before) {
@@ -226,6 +249,7 @@ left_block left_of(const resource_record& r, const owned_block& was) noexcept {
 void end_record(resource_record& r, trace_id died) noexcept {
     r.describe_address.store(nullptr, std::memory_order_release);
     r.died = died;
+    r.died_thread = os::this_thread().number;
     r.core = nullptr;
     r.owns = nullptr;
     r.stats = nullptr;
@@ -303,12 +327,9 @@ resource_record* register_resource(resource_kind kind, const char* type, std::st
     r->unchecked = false;
     r->born = born;
     r->died = trace_id::none;
+    r->died_thread = 0;
     r->type = type;
-    const std::size_t kept = name.size() < sizeof r->name - 1 ? name.size() : sizeof r->name - 1;
-    if (kept != 0) {
-        std::memcpy(r->name, name.data(), kept);
-    }
-    r->name[kept] = '\0';
+    copy_name(*r, name);
     append_all(all, r);
     append_half(living, r);
     r->alive.store(true, std::memory_order_release);
@@ -627,7 +648,8 @@ resource_ref describe(const resource_record* r) noexcept {
             .address = r->address,
             .alive = r->alive.load(std::memory_order_acquire),
             .born = r->born,
-            .died = r->died};
+            .died = r->died,
+            .died_thread = r->died_thread};
 }
 
 }  // namespace pmr_debug::metadata

@@ -80,8 +80,9 @@ struct resource_record {
     std::atomic<bool> alive{false};
     trace_id born = trace_id::none;
     trace_id died = trace_id::none;
+    std::uint32_t died_thread = 0;
     const char* type = "";  ///< static string
-    char name[64]{};        ///< copied, cut to fit, NUL-terminated
+    char name[64]{};        ///< copied, NUL-terminated; … at its end: cut, to fit or at a NUL
 
     // The registry's own links: all records in order of construction; the living in that order, or the dead in order of
     // death.

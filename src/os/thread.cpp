@@ -4,6 +4,7 @@
 #include "os/processor.hpp"
 #include "os/quiet.hpp"
 #include "os/start_code.hpp"
+#include "os/thread_end.hpp"
 
 #include <linux/futex.h>
 #include <pthread.h>
@@ -22,7 +23,7 @@ namespace {
 constexpr std::uint32_t index_words = (max_thread_index + 1) / 64;
 struct thread_facts {
     std::atomic<std::uint64_t> index_bits[index_words]{};
-    std::atomic<std::uint32_t> last_number{0};
+    std::atomic<std::uint32_t> last_number{1};
     std::atomic<void (*)() noexcept> on_new_thread{nullptr};
 };
 constinit guarded<thread_facts> facts;
@@ -35,9 +36,32 @@ pthread_key_t exit_key{};
 pthread_once_t exit_key_once = PTHREAD_ONCE_INIT;
 constinit std::atomic<bool> exit_key_valid{false};
 
+constinit thread_local bool ending __attribute__((tls_model("initial-exec"))) = false;
+
+// The main thread is number 1, whoever comes first.
+constinit std::atomic<bool> main_is_numbered{false};
+
+// The process that the indices in use were given out in.
+constinit std::atomic<pid_t> counted_in{0};
+
+std::uint32_t new_number() noexcept {
+    pid_t nobody = 0;
+    counted_in.compare_exchange_strong(nobody, ::getpid(), std::memory_order_relaxed);
+    const bool is_main = ::syscall(SYS_gettid) == ::getpid();
+    if (is_main && !main_is_numbered.exchange(true, std::memory_order_relaxed)) {
+        return 1;
+    }
+    return last_number.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
 void release_index(void* value) noexcept {
     const auto index = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(value));
-    detail::current_thread = {};
+    // Destructors of other keys may run later. They go by the shared index, as nobody would give another one back.
+    detail::current_thread.index = 0;
+    ending = true;
+    if (const auto tell = detail::on_index_released.load(std::memory_order_acquire); tell != nullptr) {
+        tell();
+    }
     if (!is_shared_index(index)) {
         index_bits[index / 64].fetch_and(~(std::uint64_t{1} << (index % 64)), std::memory_order_release);
     }
@@ -77,6 +101,7 @@ std::uint32_t take_index() noexcept {
 namespace detail {
 
 thread_local thread_numbers current_thread{};
+constinit std::atomic<void (*)() noexcept> on_index_released{nullptr};
 
 void call_on_new_thread(void (*f)() noexcept) noexcept {
     facts->on_new_thread.store(f, std::memory_order_release);
@@ -84,9 +109,13 @@ void call_on_new_thread(void (*f)() noexcept) noexcept {
 
 thread_numbers assign_thread() noexcept {
     pthread_once(&exit_key_once, [] { exit_key_valid = pthread_key_create(&exit_key, release_index) == 0; });
+    if (ending) {
+        current_thread.index = max_thread_index;
+        return current_thread;
+    }
     thread_numbers t;
     t.index = take_index();
-    t.number = last_number.fetch_add(1, std::memory_order_relaxed) + 1;
+    t.number = new_number();
     current_thread = t;
     if (exit_key_valid) {
         // Without the key, or if this fails, the index is merely not used again.
@@ -99,6 +128,21 @@ thread_numbers assign_thread() noexcept {
 }
 
 }  // namespace detail
+
+bool is_ending() noexcept {
+    return ending;
+}
+
+std::uint32_t numbered_threads() noexcept {
+    if (counted_in.load(std::memory_order_relaxed) != ::getpid()) {
+        return 0;  // the threads of the parent are counted, and gone
+    }
+    std::uint32_t n = 0;
+    for (const std::atomic<std::uint64_t>& word : index_bits) {
+        n += static_cast<std::uint32_t>(__builtin_popcountll(word.load(std::memory_order_relaxed)));
+    }
+    return n;
+}
 
 namespace {
 
@@ -198,6 +242,10 @@ void sleep_ms(int ms) noexcept {
     const timespec t{.tv_sec = ms / 1000, .tv_nsec = (ms % 1000) * 1'000'000L};
     const errno_keeper keep;
     ::syscall(SYS_nanosleep, &t, nullptr);  // no point at which a thread can be cancelled
+}
+
+std::int64_t process_number() noexcept {
+    return ::getpid();
 }
 
 void abort_process() noexcept {

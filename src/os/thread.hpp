@@ -14,8 +14,8 @@ namespace pmr_debug::os {
 inline constexpr std::uint32_t max_thread_index = 16'383;
 
 struct thread_numbers {
-    std::uint32_t index = 0;   ///< 1-based; 0: not yet assigned
-    std::uint32_t number = 0;  ///< 1-based, never reused
+    std::uint32_t index = 0;   ///< 1-based; 0: not assigned, yet or any more
+    std::uint32_t number = 0;  ///< never reused; 1 is the main thread; kept to the thread's very end
 };
 
 namespace detail {
@@ -31,6 +31,12 @@ void call_on_new_thread(void (*f)() noexcept) noexcept;
     const thread_numbers t = detail::current_thread;
     return t.index != 0 ? t : detail::assign_thread();
 }
+
+/// True if the thread runs the last destructors of its pthread keys: those that run after this library's own.
+[[nodiscard]] bool is_ending() noexcept;
+
+/// Returns: how many threads have numbers and have not ended, the calling one included.
+[[nodiscard]] std::uint32_t numbered_threads() noexcept;
 
 /// True if \p index may be held by several threads at once, because more than max_thread_index are running.
 [[nodiscard]] constexpr bool is_shared_index(std::uint32_t index) noexcept {
@@ -62,6 +68,9 @@ private:
 
 /// Effects: lets the thread sleep. May return early.
 void sleep_ms(int ms) noexcept;
+
+/// Returns: the process's number; another one in the child of a fork.
+[[nodiscard]] std::int64_t process_number() noexcept;
 
 /// Ends the process the way std::abort does.
 [[noreturn]] void abort_process() noexcept;

@@ -5,8 +5,10 @@
 #include "os/quiet.hpp"
 #include "os/spare_stack.hpp"
 #include "os/thread.hpp"
+#include "report/repeats.hpp"
 #include "report/wording.hpp"
 #include "report/writer.hpp"
+#include "stack/ending.hpp"
 #include "stack/unwinder.hpp"
 
 #include <pmr_debug/policy.hpp>
@@ -123,10 +125,24 @@ constinit thread_local std::uintptr_t ending __attribute__((tls_model("initial-e
     for (int wait = 0; wait < 2'000 && under_way.load(std::memory_order_acquire) > depth; ++wait) {
         os::sleep_ms(1);
     }
+    tell_all_repeats();
     os::abort_process();
 }
 
 }  // namespace
+
+void add_circumstances(report& r) noexcept {
+    r.phase = stack::phase_of(r.here);
+    if (r.phase == program_phase::running && os::is_ending()) {
+        r.phase = program_phase::thread_end;
+    }
+    if (r.phase == program_phase::exit) {
+        const std::uint32_t threads = os::numbered_threads();
+        r.other_threads = threads != 0 ? threads - 1 : 0;
+    }
+    r.resource.died_at_exit = stack::phase_of(r.resource.died) == program_phase::exit;
+    r.owner.died_at_exit = stack::phase_of(r.owner.died) == program_phase::exit;
+}
 
 void raise(error_tally& tally, report& r) noexcept {
     count_error(tally, r.kind);
@@ -144,6 +160,7 @@ void tell_error(const error_tally& tally, report& r) noexcept {
         r.here = capture_trace(max_frames);
     }
     r.thread = os::this_thread().number;
+    add_circumstances(r);
     if (depth > deepest_report) {
         raw_line(r);
         return;

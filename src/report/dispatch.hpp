@@ -29,6 +29,10 @@ void raise(error_tally& tally, report& r) noexcept;
 void count_error(error_tally& tally, error_kind kind) noexcept;
 void tell_error(const error_tally& tally, report& r) noexcept;
 
+/// Effects: fills in what the call paths tell of the circumstances: r.phase and what depends on it, and whether the
+///   resources named were destroyed at the program's exit. For signal handlers, too.
+void add_circumstances(report& r) noexcept;
+
 /// Returns: the counts, each one read by itself.
 [[nodiscard]] error_counts snapshot(const error_tally& tally) noexcept;
 

@@ -8,6 +8,8 @@
 #include "os/thread.hpp"
 #include "report/comparison.hpp"
 #include "report/copies.hpp"
+#include "report/dispatch.hpp"
+#include "report/repeats.hpp"
 #include "report/text.hpp"
 #include "stack/interrupted.hpp"
 
@@ -321,9 +323,11 @@ bool tell(const os::fault& f, void* context) noexcept {
     if (r.kind == error_kind::fault && f.has_address && f.address < first_page_of_anything) {
         os::survives(look_for_early_use, &found);
     }
+    os::survives([](void* at) { detail::add_circumstances(static_cast<finding*>(at)->result); }, &found);
     if (!os::survives(hand_over, &found)) {
         os::survives(write_raw, &found);
     }
+    os::survives([](void*) { detail::tell_all_repeats(); }, nullptr);  // the process ends soon
     return true;
 }
 

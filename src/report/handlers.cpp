@@ -1,10 +1,13 @@
 #include "os/environment.hpp"
 #include "os/guarded.hpp"
 #include "os/output.hpp"
+#include "os/spare_stack.hpp"
 #include "os/thread.hpp"
 #include "report/json.hpp"
 #include "report/owned_lock.hpp"
+#include "report/repeats.hpp"
 #include "report/text.hpp"
+#include "report/wording.hpp"
 
 #include <pmr_debug/report.hpp>
 
@@ -131,10 +134,71 @@ private:
     std::size_t used_ = room_for_newline;
 };
 
-// Calls \p print with a sink to \p to, as one piece of output if it can be had.
-template <class Print>
-void output(const detail::output_target& to, const Print& print) noexcept {
+detail::output_target target(int descriptor) noexcept {
+    const os::open_file file = os::file_behind(descriptor);
+    return {.descriptor = descriptor, .device = file.device, .inode = file.inode, .known = file.known};
+}
+
+// True once static objects are destroyed, and with them who would tell later what came again.
+constinit std::atomic<bool> at_the_end{false};
+
+// With the lock held. Text: one report; JSON: all those of its handler. They are forgotten.
+void tell(detail::repeated_report& e) noexcept {
+    descriptor_output out(e.to, true);
+    if (e.form == detail::report_form::text) {
+        detail::write_repeated_text(e, &descriptor_output::sink, &out);
+        e = {};
+    } else {
+        const void* const handler = e.handler;
+        detail::write_repeated_json(e, detail::all_repeats(), &descriptor_output::sink, &out);
+        for (detail::repeated_report& told : detail::all_repeats()) {
+            if (told.handler == handler && told.times != 0) {
+                told = {};
+            }
+        }
+    }
+    out.flush();
+}
+
+// Of one handler, or of all. They are forgotten.
+void tell_repeats(const void* handler) noexcept {
+    // Asked first: in the child of a fork nobody may be there to release the lock.
+    if (!detail::are_of_this_process()) {
+        return;
+    }
     const detail::owned_guard hold(output_lock);
+    if (!hold.has_lock()) {
+        return;
+    }
+    for (detail::repeated_report& e : detail::all_repeats()) {
+        if (e.handler != nullptr && (handler == nullptr || e.handler == handler) && e.times != 0) {
+            // Who destroys a handler, or aborts, may have little stack.
+            os::with_room([](void* entry) { tell(*static_cast<detail::repeated_report*>(entry)); }, &e);
+        }
+    }
+    for (detail::repeated_report& e : detail::all_repeats()) {
+        if (handler != nullptr && e.handler == handler) {
+            e = {};
+        }
+    }
+}
+
+// After the destructors of static objects, of which many report.
+[[gnu::destructor(101)]] void tell_at_the_end() noexcept {
+    at_the_end.store(true, std::memory_order_relaxed);
+    tell_repeats(nullptr);
+}
+
+// Calls \p print with a sink to where \p handler writes, as one piece of output if it can be had. Not if the handler
+// has printed an equal report, unless the process ends now: then its end is to be understood from what comes last.
+template <class Print>
+void output(const void* handler, const detail::output_target& to, detail::report_form form, const report& r, bool ends,
+            const Print& print) noexcept {
+    const detail::owned_guard hold(output_lock);
+    if (!ends && hold.has_lock() && !at_the_end.load(std::memory_order_relaxed) &&
+        detail::is_repeated(handler, to, form, r, tell)) {
+        return;
+    }
     descriptor_output out(to, hold.has_lock());
     print(hold.has_lock() ? detail::symbols::resolved : detail::symbols::raw, &descriptor_output::sink, &out);
     if (hold.has_lock()) {
@@ -167,35 +231,42 @@ report_handler& shipped_handler() noexcept {
 
 report_handler::~report_handler() = default;
 
-detail::output_target::output_target(int d) noexcept : descriptor(d) {
-    const os::open_file file = os::file_behind(d);
-    device = file.device;
-    inode = file.inode;
-    known = file.known;
-}
-
 text_handler::text_handler() noexcept : text_handler(options{}) {}
 
-text_handler::text_handler(const options& o) noexcept : options_(o), to_(o.descriptor) {}
+text_handler::text_handler(const options& o) noexcept : options_(o), to_(target(o.descriptor)) {}
+
+text_handler::~text_handler() {
+    tell_repeats(this);
+}
 
 action text_handler::handle(const report& r) noexcept {
     const text_options how{.colour = wants_colour(options_.colour, options_.descriptor),
                            .max_leak_groups = options_.max_leak_groups,
                            .max_frames = options_.max_frames};
-    output(to_, [&](detail::symbols symbols, text_sink sink, void* context) {
+    const bool end = is_leak(r.kind) ? options_.abort_on_leak : options_.abort_on_error && !detail::is_harmless(r);
+    output(this, to_, detail::report_form::text, r, end, [&](detail::symbols symbols, text_sink sink, void* context) {
         detail::write_text(r, how, symbols, sink, context);
     });
-    const bool end = is_leak(r.kind) ? options_.abort_on_leak : options_.abort_on_error;
     return end ? action::abort : action::carry_on;
 }
 
-json_handler::json_handler(int descriptor, action after_error) noexcept : to_(descriptor), after_error_(after_error) {}
+json_handler::json_handler(int descriptor, action after_error) noexcept
+    : to_(target(descriptor)), after_error_(after_error) {}
+
+json_handler::~json_handler() {
+    tell_repeats(this);
+}
 
 action json_handler::handle(const report& r) noexcept {
-    output(to_, [&](detail::symbols symbols, text_sink sink, void* context) {
-        detail::write_json(r, symbols, sink, context);
-    });
-    return is_leak(r.kind) ? action::carry_on : after_error_;
+    const action answer = is_leak(r.kind) || detail::is_harmless(r) ? action::carry_on : after_error_;
+    output(
+        this, to_, detail::report_form::json, r, answer == action::abort,
+        [&](detail::symbols symbols, text_sink sink, void* context) { detail::write_json(r, symbols, sink, context); });
+    return answer;
+}
+
+void detail::tell_all_repeats() noexcept {
+    tell_repeats(nullptr);
 }
 
 report_handler& default_report_handler() noexcept {

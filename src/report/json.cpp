@@ -12,30 +12,6 @@ namespace {
 
 constexpr std::size_t most_leak_groups = 1000;
 
-// Length of the valid UTF-8 sequence at the start of \p s; 0 if there is none. After the table of well-formed
-// sequences in the Unicode standard (chapter 3.9): no surrogates, no overlong forms, nothing above U+10FFFF.
-std::size_t utf8_length(std::string_view s) noexcept {
-    const auto at = [&](std::size_t i) -> unsigned { return i < s.size() ? static_cast<unsigned char>(s[i]) : 0U; };
-    const auto continues = [&](std::size_t i) { return (at(i) & 0xC0U) == 0x80; };
-    const auto within = [&](unsigned low, unsigned high) { return at(1) >= low && at(1) <= high; };
-    const unsigned lead = at(0);
-    if (lead < 0x80) {
-        return 1;
-    }
-    if (lead >= 0xC2 && lead <= 0xDF) {
-        return continues(1) ? 2 : 0;
-    }
-    if (lead >= 0xE0 && lead <= 0xEF) {
-        const bool second = within(lead == 0xE0 ? 0xA0 : 0x80, lead == 0xED ? 0x9F : 0xBF);
-        return second && continues(2) ? 3 : 0;
-    }
-    if (lead >= 0xF0 && lead <= 0xF4) {
-        const bool second = within(lead == 0xF0 ? 0x90 : 0x80, lead == 0xF4 ? 0x8F : 0xBF);
-        return second && continues(2) && continues(3) ? 4 : 0;
-    }
-    return 0;
-}
-
 // Writes commas where they belong.
 class object {
 public:
@@ -107,6 +83,10 @@ void write_resource(writer& out, const resource_ref& r, symbols how) noexcept {
     o.string("type", r.type);
     o.address("address", r.address);
     o.boolean("alive", r.alive);
+    if (is_dead(r)) {
+        o.number("destroyed_by_thread", r.died_thread);
+        o.boolean("destroyed_at_exit", r.died_at_exit);
+    }
     if (r.born != trace_id::none) {
         write_frames(o.key("constructed"), r.born, how);
     }
@@ -124,6 +104,12 @@ void write_block(writer& out, const report& r) noexcept {
     o.string("state", to_string(r.block.state));
     o.number("alloc_thread", r.block.alloc_thread);
     o.number("free_thread", r.block.free_thread);
+    if (r.block.late_alloc_thread) {
+        o.number("alloc_thread_at_least", late_threads);
+    }
+    if (r.block.late_free_thread) {
+        o.number("free_thread_at_least", late_threads);
+    }
     o.boolean("nearest_only", r.nearest_only);
 }
 
@@ -212,6 +198,50 @@ void write_json_string(writer& out, std::string_view s) noexcept {
     out.put('"');
 }
 
+void write_repeated_json(const repeated_report& first, std::span<const repeated_report> all, text_sink sink,
+                         void* context) noexcept {
+    const auto counts = [&](const repeated_report& e) { return e.handler == first.handler && e.times != 0; };
+    std::uint64_t times = 0;
+    for (const repeated_report& e : all) {
+        times += counts(e) ? e.times : 0;
+    }
+    writer out(sink, context);
+    {
+        object o(out);
+        o.string("tool", "pmr_debug");
+        o.string("kind", "repeated");
+        fixed_text<128> headline;
+        {
+            writer words(&headline.sink, &headline);
+            words.count(times, "report").text(" more, equal to others in kind and call paths");
+        }
+        o.string("headline", headline.view());
+        o.key("repeated").put('[');
+        bool comma = false;
+        for (const repeated_report& e : all) {
+            if (!counts(e)) {
+                continue;
+            }
+            if (comma) {
+                out.put(',');
+            }
+            comma = true;
+            object one(out);
+            one.string("kind", pmr_debug::to_string(e.kind));
+            one.number("times", e.times);
+            one.string("name", e.name);
+            one.string("type", e.type);
+            if (is_leak(e.kind)) {
+                one.number("leaked_blocks", e.blocks);
+                one.number("leaked_bytes", e.bytes);
+            }
+            write_frames(one.key("here"), e.here, symbols::resolved);
+        }
+        out.put(']');
+    }
+    out.put('\n');
+}
+
 void write_json(const report& r, symbols how, text_sink sink, void* context) noexcept {
     writer out(sink, context);
     {
@@ -225,6 +255,12 @@ void write_json(const report& r, symbols how, text_sink sink, void* context) noe
         }
         o.string("headline", headline.view());
         o.number("thread", r.thread);
+        if (r.phase != program_phase::running) {
+            o.string("phase", to_string(r.phase));
+        }
+        if (r.phase == program_phase::exit) {
+            o.number("other_threads", r.other_threads);
+        }
         if (!r.resource.type.empty() || !r.resource.name.empty()) {
             write_resource(o.key("resource"), r.resource, how);
         }

@@ -27,7 +27,7 @@ constexpr bool is_continuation(char c) noexcept {
 
 void write_function(writer& out, std::string_view name) noexcept {
     if (name.size() <= longest_name) {
-        out.text(name);
+        out.escaped(name);
         return;
     }
     // Do not cut a UTF-8 sequence.
@@ -39,7 +39,7 @@ void write_function(writer& out, std::string_view name) noexcept {
     while (tail < name.size() && is_continuation(name[tail])) {
         ++tail;
     }
-    out.text(name.substr(0, head)).text("…").text(name.substr(tail));
+    out.escaped(name.substr(0, head)).text("…").escaped(name.substr(tail));
 }
 
 // Everything one report's writing needs.
@@ -58,7 +58,7 @@ public:
         leaks();
         traces();
         if (const std::string_view hint = hint_of(r_); !hint.empty()) {
-            out_.text("  hint: ").text(hint).put('\n');
+            out_.text("  hint: ").escaped(hint).put('\n');
         }
         out_.put('\n');
     }
@@ -162,6 +162,7 @@ private:
             out_.text(", serial ").number(r_.covering.serial).text(", ").text(to_string(r_.covering.state)).put('\n');
         }
         threads();
+        phase();
         if (r_.limit != 0) {
             row("limit").number(r_.limit).text(", ").number(r_.in_use).text(" in use\n");
         }
@@ -171,24 +172,50 @@ private:
         struct entry {
             std::string_view what;
             std::uint32_t number;
+            bool late = false;
         };
         const entry entries[] = {{"reported by ", r_.thread},
-                                 {"allocated by ", r_.block.alloc_thread},
-                                 {"freed by ", r_.block.free_thread},
+                                 {"allocated by ", r_.block.alloc_thread, r_.block.late_alloc_thread},
+                                 {"freed by ", r_.block.free_thread, r_.block.late_free_thread},
                                  {r_.owner.type.empty() ? "bound to " : "meeting ", r_.other_thread}};
         bool first = true;
         for (const entry& e : entries) {
-            if (e.number != 0) {
+            if (e.number != 0 || e.late) {
                 if (first) {
                     row("threads");
                 }
-                out_.text(first ? "" : ", ").text(e.what).number(e.number);
+                out_.text(first ? "" : ", ").text(e.what);
+                if (e.late) {
+                    out_.text("a later one (").number(late_threads).text(" or above)");
+                } else {
+                    out_.number(e.number);
+                }
                 first = false;
             }
         }
         if (!first) {
             out_.put('\n');
         }
+    }
+
+    void phase() noexcept {
+        const resource_ref& life = has_other_owner(r_) ? r_.owner : r_.resource;
+        const bool outlived = is_dead(life) && life.died_at_exit;
+        if (r_.phase == program_phase::exit) {
+            row("when").text("at the program's exit: static objects are destroyed");
+            if (r_.other_threads != 0) {
+                out_.text("; ").count(r_.other_threads, "other thread").text(" that used resources still ");
+                out_.text(r_.other_threads == 1 ? "runs" : "run");
+            }
+        } else if (outlived) {
+            row("when").text("the program exits and has destroyed the resource, but thread ").number(r_.thread);
+            out_.text(" goes on");
+        } else if (r_.phase == program_phase::thread_end) {
+            row("when").text("as thread ").number(r_.thread).text(" ends: its thread_local objects are destroyed");
+        } else {
+            return;
+        }
+        out_.put('\n');
     }
 
     void leaks() noexcept {
@@ -219,10 +246,12 @@ private:
         }
     }
 
-    void title(std::string_view what, std::uint32_t thread) noexcept {
+    void title(std::string_view what, std::uint32_t thread, bool late = false) noexcept {
         colour(bold);
         out_.text("  ").text(what);
-        if (thread != 0) {
+        if (late) {
+            out_.text(" by a later thread (").number(late_threads).text(" or above)");
+        } else if (thread != 0) {
             out_.text(" by thread ").number(thread);
         }
         colour(plain);
@@ -242,7 +271,7 @@ private:
                   : was_once(r_)  ? "that block was allocated"
                   : mark          ? "mark made"
                                   : "allocated",
-                  r_.block.alloc_thread);
+                  r_.block.alloc_thread, r_.block.late_alloc_thread);
             frames(r_.allocated, not_kept);
         }
         if (r_.block.state == block_state::freed || r_.freed != trace_id::none) {
@@ -253,7 +282,7 @@ private:
                   : twice         ? "first freed"
                   : before        ? "freed there before"
                                   : "freed",
-                  r_.block.free_thread);
+                  r_.block.free_thread, r_.block.late_free_thread);
             frames(r_.freed, not_kept);
         }
         if (r_.covering.address != nullptr) {
@@ -268,7 +297,7 @@ private:
         if (is_dead(life)) {
             title("resource constructed", 0);
             frames(life.born, "(not kept)");
-            title("resource destroyed", 0);
+            title("resource destroyed", life.died_thread);
             frames(life.died, "(not kept)");
         }
     }
@@ -336,11 +365,13 @@ private:
 
 }  // namespace
 
-void write_frame(writer& out, const resolved_frame& frame, std::size_t index, bool colour) noexcept {
+namespace {
+
+// `function_name  path/file.cpp:12`
+void write_place(writer& out, const resolved_frame& frame, bool colour) noexcept {
     const std::string_view function = frame.function;
     const std::string_view file = frame.file;
     const std::string_view module = frame.module;
-    out.text("    #").number(index).put(' ');
     if (!function.empty()) {
         if (colour) {
             out.text(bold);
@@ -355,24 +386,60 @@ void write_frame(writer& out, const resolved_frame& frame, std::size_t index, bo
         out.text(faint);
     }
     if (!file.empty()) {
-        out.text(file);
+        out.escaped(file);
         if (frame.line != 0) {
             out.put(':').number(frame.line);
         }
     } else if (!module.empty()) {
-        out.text(module).put('+').hex(frame.module_offset);
+        out.escaped(module).put('+').hex(frame.module_offset);
     } else {
         out.hex(frame.address);
     }
     if (colour && !function.empty()) {
         out.text(plain);
     }
+}
+
+}  // namespace
+
+void write_frame(writer& out, const resolved_frame& frame, std::size_t index, bool colour) noexcept {
+    out.text("    #").number(index).put(' ');
+    write_place(out, frame, colour);
     out.text(frame.inlined ? " (inlined)\n" : "\n");
 }
 
 void write_text(const report& r, const text_options& options, symbols how, text_sink sink, void* context) noexcept {
     writer out(sink, context);
     text_form(r, options, how, out).write();
+}
+
+void write_repeated_text(const repeated_report& e, text_sink sink, void* context) noexcept {
+    struct first_frame {
+        writer& out;
+        bool found = false;
+    };
+    writer out(sink, context);
+    out.text("pmr_debug: ").text(pmr_debug::to_string(e.kind)).text(": ").count(e.times, "more time");
+    if (e.name[0] != '\0' || e.type[0] != '\0') {
+        out.text(" in ");
+        write_short_name(out, {.name = e.name, .type = e.type});
+    }
+    if (is_leak(e.kind)) {
+        out.text(", ").bytes(e.bytes).text(" in ").count(e.blocks, "block");
+    }
+    out.text(", by the call paths printed before; here: ");
+    first_frame state{.out = out};
+    resolve(
+        e.here,
+        [](const resolved_frame& frame, void* c) noexcept {
+            auto& first = *static_cast<first_frame*>(c);
+            if (!first.found && !frame.in_library && !stack::is_standard_internal(frame.function)) {
+                first.found = true;
+                write_place(first.out, frame, false);
+            }
+        },
+        &state);
+    out.put('\n');
 }
 
 }  // namespace detail

@@ -2,6 +2,7 @@
 
 // The pieces of the text form that are of use alone, floor 3.
 
+#include "report/repeats.hpp"
 #include "report/writer.hpp"
 
 #include <pmr_debug/report.hpp>
@@ -17,6 +18,9 @@ enum class symbols : std::uint8_t { resolved, raw };
 
 /// As the public write_text, with a choice about symbols.
 void write_text(const report& r, const text_options& options, symbols how, text_sink sink, void* context) noexcept;
+
+/// Effects: writes one line: what came again, how often, and where.
+void write_repeated_text(const repeated_report& e, text_sink sink, void* context) noexcept;
 
 /// Effects: writes a line such as `    #0 function_name  path/file.cpp:12`.
 void write_frame(writer& out, const resolved_frame& frame, std::size_t index, bool colour) noexcept;

@@ -321,14 +321,39 @@ void write_headline(writer& out, const report& r) noexcept {
             out.text(" leads back to itself");
             break;
         case error_kind::fault:
-            if (r.pointer != nullptr || r.fault_cause.empty()) {
+            // Of an address that cannot exist the processor does not say which it was, nor how it was accessed.
+            if (r.pointer != nullptr || r.access != access_kind::unknown) {
                 out.address(r.pointer).put(' ');
+            } else {
+                out.text("an unknown address ");
             }
             write_access(out, r.access);
-            out.text(r.fault_cause.empty() ? "" : ": ").text(r.fault_cause);
+            out.text(r.fault_cause.empty() ? "" : ": ").escaped(r.fault_cause);
             break;
     }
 }
+
+namespace {
+
+std::string_view hint_of_outliving(const report& r) noexcept {
+    const resource_ref& dead = is_dead(r.owner) ? r.owner : r.resource;
+    if (dead.died_at_exit && r.phase != program_phase::exit) {
+        return "a thread goes on after main: join it before main returns, or let it use a resource that is never "
+               "destroyed";
+    }
+    if (dead.died_thread != 0 && dead.died_thread != r.thread) {
+        return "another thread destroyed the resource, while this one still used it: join this thread before";
+    }
+    if (dead.died_at_exit) {
+        return "static objects are destroyed in the reverse order of their construction: construct the resource "
+               "before whoever uses it, or never destroy it";
+    }
+    return r.phase == program_phase::thread_end
+               ? "a thread_local object outlived the resource, which must outlive all that allocates from it"
+               : "the resource must outlive all that allocates from it";
+}
+
+}  // namespace
 
 bool is_request(error_kind kind) noexcept {
     switch (kind) {
@@ -348,12 +373,22 @@ std::string_view hint_of(const report& r) noexcept {
         return r.hint;
     }
     switch (r.kind) {
-        case error_kind::leak: return "every allocate needs one deallocate; look for an owner that is never destroyed";
+        case error_kind::leak:
+            if (r.phase == program_phase::exit && r.other_threads != 0) {
+                return "what threads that still run own was not freed, either: join them before main returns, to see "
+                       "what is left";
+            }
+            return "every allocate needs one deallocate; look for an owner that is never destroyed";
         case error_kind::double_free: return "two owners hold this pointer; one of them must give it up";
         case error_kind::invalid_free:
             return "it comes from malloc, new, the stack, or a resource that is not of this library";
         case error_kind::interior_free: return "deallocate needs the address that allocate returned";
-        case error_kind::null_free: return "pmr deallocate, unlike free and delete, takes no null pointer";
+        case error_kind::null_free:
+            if (is_harmless(r)) {
+                return "harmless here, but wrong by the standard: pmr deallocate, unlike free and delete, takes no "
+                       "null pointer; test for it before the call";
+            }
+            return "pmr deallocate, unlike free and delete, takes no null pointer";
         case error_kind::wrong_resource:
             if (is_dead(r.owner)) {
                 return "the resource that this block came from was destroyed before; who owned the block outlived it";
@@ -373,9 +408,16 @@ std::string_view hint_of(const report& r) noexcept {
         case error_kind::underrun: return "an index is negative; look at what writes to the start of this block";
         case error_kind::use_after_free: return "a pointer or reference outlived the block";
         case error_kind::write_after_free: return "someone kept a pointer after the free and wrote through it";
-        case error_kind::foreign_thread: return "give each thread its own resource, or use threading::synchronized";
-        case error_kind::destroyed_resource: return "the resource must outlive all that allocates from it";
-        case error_kind::live_at_destruction: return "the blocks' owners must be destroyed before their resource";
+        case error_kind::foreign_thread:
+            return "give each thread its own resource, or use threading::synchronized; work that moves from thread to "
+                   "thread calls rebind_thread() of the resource where the next one takes over";
+        case error_kind::destroyed_resource: return hint_of_outliving(r);
+        case error_kind::live_at_destruction:
+            if (r.phase == program_phase::exit && r.other_threads != 0) {
+                return "threads still run while static objects are destroyed, and may use these blocks: join them "
+                       "before main returns";
+            }
+            return "the blocks' owners must be destroyed before their resource";
         case error_kind::bad_alignment:
             return r.pointer != nullptr ? "declare the buffer with alignas" : "alignments are 1, 2, 4, 8 …";
         case error_kind::upstream_null: return "a memory_resource must throw std::bad_alloc instead of returning null";
@@ -400,6 +442,15 @@ std::string_view to_string(access_kind access) noexcept {
         case access_kind::unknown: break;
     }
     return "unknown";
+}
+
+std::string_view to_string(program_phase phase) noexcept {
+    switch (phase) {
+        case program_phase::running: return "running";
+        case program_phase::exit: return "exit";
+        case program_phase::thread_end: return "thread_end";
+    }
+    return "running";
 }
 
 std::string_view to_string(block_state state) noexcept {

@@ -34,6 +34,14 @@ void write_position(writer& out, const void* p, const block_info& block, std::st
 /// Returns: `read`, `write`, `execute`, `unknown`.
 [[nodiscard]] std::string_view to_string(access_kind access) noexcept;
 
+/// Returns: `running`, `exit`, `thread_end`.
+[[nodiscard]] std::string_view to_string(program_phase phase) noexcept;
+
+/// True if the program may go on whatever the handler says of errors: a null pointer was deallocated as no bytes.
+[[nodiscard]] constexpr bool is_harmless(const report& r) noexcept {
+    return r.kind == error_kind::null_free && r.has_given && r.given_size == 0;
+}
+
 /// True if the resource existed and is dead.
 [[nodiscard]] constexpr bool is_dead(const resource_ref& r) noexcept {
     return r.id != 0 && !r.alive;

@@ -6,7 +6,47 @@ namespace {
 
 constexpr std::string_view digits = "0123456789abcdef";
 
+// False for a valid sequence that does more to a terminal, or to who reads it, than it shows.
+bool is_plain(std::string_view sequence) noexcept {
+    const auto at = [&](std::size_t i) { return static_cast<unsigned char>(sequence[i]); };
+    const auto within = [](unsigned byte, unsigned low, unsigned high) { return byte >= low && byte <= high; };
+    switch (sequence.size()) {
+        case 1: return at(0) >= 0x20 && at(0) != 0x7f;
+        case 2: return at(0) != 0xC2 || at(1) >= 0xA0;  // U+0080 to U+009F: control characters, too
+        case 3: {
+            const bool marks = at(1) == 0x80 && (within(at(2), 0x8E, 0x8F) || within(at(2), 0xA8, 0xAE));
+            const bool isolates = at(1) == 0x81 && within(at(2), 0xA6, 0xA9);
+            return at(0) != 0xE2 || !(marks || isolates);
+        }
+        default: return true;
+    }
+}
+
 }  // namespace
+
+// After the table of well-formed
+// sequences in the Unicode standard (chapter 3.9): no surrogates, no overlong forms, nothing above U+10FFFF.
+std::size_t utf8_length(std::string_view s) noexcept {
+    const auto at = [&](std::size_t i) -> unsigned { return i < s.size() ? static_cast<unsigned char>(s[i]) : 0U; };
+    const auto continues = [&](std::size_t i) { return (at(i) & 0xC0U) == 0x80; };
+    const auto within = [&](unsigned low, unsigned high) { return at(1) >= low && at(1) <= high; };
+    const unsigned lead = at(0);
+    if (lead < 0x80) {
+        return 1;
+    }
+    if (lead >= 0xC2 && lead <= 0xDF) {
+        return continues(1) ? 2 : 0;
+    }
+    if (lead >= 0xE0 && lead <= 0xEF) {
+        const bool second = within(lead == 0xE0 ? 0xA0 : 0x80, lead == 0xED ? 0x9F : 0xBF);
+        return second && continues(2) ? 3 : 0;
+    }
+    if (lead >= 0xF0 && lead <= 0xF4) {
+        const bool second = within(lead == 0xF0 ? 0x90 : 0x80, lead == 0xF4 ? 0x8F : 0xBF);
+        return second && continues(2) && continues(3) ? 4 : 0;
+    }
+    return 0;
+}
 
 writer& writer::text(std::string_view s) noexcept {
     while (!s.empty()) {
@@ -89,19 +129,23 @@ writer& writer::rounded_bytes(std::uint64_t n) noexcept {
     return number(tenths / 10).put('.').number(tenths % 10).put(' ').text(units[unit]);
 }
 
-writer& writer::quoted(std::string_view s) noexcept {
-    put('"');
-    for (const char c : s) {
-        const auto byte = static_cast<unsigned char>(c);
-        if (byte < 0x20 || byte == 0x7f) {
-            text("\\x").put(digits[byte / 16]).put(digits[byte % 16]);
-        } else if (c == '"' || c == '\\') {
-            put('\\').put(c);
+writer& writer::escaped(std::string_view s, bool in_quotes) noexcept {
+    while (!s.empty()) {
+        const std::size_t length = utf8_length(s);
+        const std::string_view piece = s.substr(0, length == 0 ? 1 : length);
+        if (length == 0 || !is_plain(piece)) {
+            for (const char c : piece) {
+                const auto byte = static_cast<unsigned char>(c);
+                text("\\x").put(digits[byte / 16]).put(digits[byte % 16]);
+            }
+        } else if (in_quotes && (piece == "\"" || piece == "\\")) {
+            put('\\').text(piece);
         } else {
-            put(c);
+            text(piece);
         }
+        s.remove_prefix(piece.size());
     }
-    return put('"');
+    return *this;
 }
 
 }  // namespace pmr_debug::detail

@@ -12,6 +12,9 @@
 
 namespace pmr_debug::detail {
 
+/// Returns: the length of the valid UTF-8 sequence at the start of \p s; 0 if there is none.
+[[nodiscard]] std::size_t utf8_length(std::string_view s) noexcept;
+
 /// Collects text in a fixed buffer and hands it to a sink whenever that is full, and at the end.
 /// Thread safety: one thread at a time.
 class writer {
@@ -41,8 +44,11 @@ public:
     writer& bytes(std::uint64_t n) noexcept;
     /// Rounded, with one decimal from 1 KiB up, as in `64 bytes`, `1.2 MiB`.
     writer& rounded_bytes(std::uint64_t n) noexcept;
-    /// In double quotes; control characters, quotes and backslashes escaped, so that it stays on its line.
-    writer& quoted(std::string_view s) noexcept;
+    /// With all that is no text for a terminal as `\xNN`: control characters, bytes that are no UTF-8, and what breaks
+    /// lines or turns the direction of writing. \p in_quotes: quotes and backslashes get a backslash, too.
+    writer& escaped(std::string_view s, bool in_quotes = false) noexcept;
+    /// In double quotes, and escaped.
+    writer& quoted(std::string_view s) noexcept { return put('"').escaped(s, true).put('"'); }
 
     /// Effects: hands over what is buffered.
     void flush() noexcept {

@@ -31,8 +31,14 @@ void describe_block(const general_purpose_core& core, slot_ref s, report& r) noe
     r.block.alignment = std::size_t{1} << record.alignment;
     r.block.serial = s.owner->first_serial + s.index;
     r.block.state = state == slot_state::live ? block_state::live : block_state::freed;
-    r.block.alloc_thread = record.alloc_thread;
-    r.block.free_thread = state == slot_state::live ? 0 : record.free_thread;
+    // The last number stands for all later ones, too.
+    constexpr std::uint16_t late = late_threads;
+    r.block.late_alloc_thread = record.alloc_thread == late;
+    r.block.alloc_thread = r.block.late_alloc_thread ? 0 : record.alloc_thread;
+    if (state != slot_state::live) {
+        r.block.late_free_thread = record.free_thread == late;
+        r.block.free_thread = r.block.late_free_thread ? 0 : record.free_thread;
+    }
     if (has_traces(core)) {
         const auto& traced = static_cast<const traced_record&>(record);
         r.allocated = traced.allocated;

@@ -29,11 +29,18 @@ struct scope {
     std::size_t next = none;  // sibling
     std::size_t depth = 0;
     char name[sizeof metadata::resource_record::name];
-
-    [[nodiscard]] std::string_view shown_name() const noexcept {
-        return name[0] != '\0' ? std::string_view(name) : unnamed;
-    }
 };
+
+// Each byte of a name escaped.
+using escaped_name = detail::fixed_text<4 * sizeof scope::name>;
+
+escaped_name shown_name(const scope& s) noexcept {
+    escaped_name shown;
+    writer out(&escaped_name::sink, &shown);
+    out.escaped(s.name[0] != '\0' ? std::string_view(s.name) : unnamed);
+    out.flush();
+    return shown;
+}
 
 struct scope_list {
     scope* scopes;
@@ -147,7 +154,7 @@ void draw(writer& out, const scope_list& list, const scope& s, std::size_t name_
         }
         out.text(s.next != none ? "├── " : "└── ");
     }
-    left(out, s.shown_name(), name_columns - indent(s));
+    left(out, shown_name(s).view(), name_columns - indent(s));
     right(out, live_columns, [&](writer& w) { w.rounded_bytes(s.use.live_bytes); });
     right(out, block_columns, [&](writer& w) { w.number(s.use.live_blocks); });
     right(out, peak_columns, [&](writer& w) { w.rounded_bytes(s.use.peak_bytes); });
@@ -160,7 +167,7 @@ void draw_all(const scope_list& list, std::size_t root, text_sink sink, void* co
     std::size_t name_columns = heading.size();
     for (std::size_t i = root; i != none; i = after(list, i)) {
         const scope& s = list.scopes[i];
-        const std::size_t columns = indent(s) + width(s.shown_name());
+        const std::size_t columns = indent(s) + width(shown_name(s).view());
         name_columns = columns > name_columns ? columns : name_columns;
     }
     writer out(sink, context);

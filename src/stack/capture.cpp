@@ -5,6 +5,7 @@
 #include "os/stack_bounds.hpp"
 #include "os/start_code.hpp"
 #include "stack/depot.hpp"
+#include "stack/ending.hpp"
 #include "stack/recent.hpp"
 #include "stack/unwinder.hpp"
 
@@ -133,7 +134,7 @@ bool learn(const chain& found, std::uint32_t meaning, std::span<const std::uintp
     }
     // What comes before main or a thread's function tells nobody anything, and would be in every trace.
     unsigned depth = truth.depth;
-    while (whole && depth > 1 && os::is_start_code(truth.frames[depth - 1])) {
+    while (whole && depth > 1 && os::is_start_code(truth.frames[depth - 1]) && !is_end_code(truth.frames[depth - 1])) {
         --depth;
     }
     const bool reached = depth > most;

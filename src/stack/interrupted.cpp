@@ -5,6 +5,7 @@
 #include "os/stack_bounds.hpp"
 #include "os/start_code.hpp"
 #include "stack/depot.hpp"
+#include "stack/ending.hpp"
 
 #include <unwind.h>
 
@@ -84,7 +85,7 @@ trace_id capture_interrupted(const os::interruption& where, unsigned frames) noe
         w.whole = false;
         os::survives(walk_by_pointers, &w);
     }
-    while (w.depth > 1 && os::is_start_code(w.frames[w.depth - 1])) {
+    while (w.depth > 1 && os::is_start_code(w.frames[w.depth - 1]) && !is_end_code(w.frames[w.depth - 1])) {
         --w.depth;
     }
     if (w.depth == 0) {

@@ -2,6 +2,7 @@
 
 #include "os/guarded.hpp"
 #include "os/thread.hpp"
+#include "os/thread_end.hpp"
 #include "os/virtual_memory.hpp"
 
 #include <atomic>
@@ -35,6 +36,7 @@ recent_traces* make_recent() noexcept {
         r->clear();  // an ended thread's, with frames of its stack
     }
     current_recent = r;
+    os::detail::on_index_released.store([]() noexcept { current_recent = nullptr; }, std::memory_order_release);
     return r;
 }
 

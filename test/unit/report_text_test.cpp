@@ -198,7 +198,7 @@ const golden texts[] = {
   threads    reported by 2, bound to 1
   other use by thread 1:
     (not kept: the policy keeps 0 frames)
-  hint: give each thread its own resource, or use threading::synchronized
+  hint: give each thread its own resource, or use threading::synchronized; work that moves from thread to thread calls rebind_thread() of the resource where the next one takes over
 
 )"},
     {destroyed_resource, R"(pmr_debug: destroyed_resource: 64-byte block 0x* was freed after the destruction of "index"
