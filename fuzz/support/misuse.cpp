@@ -234,6 +234,18 @@ std::size_t checked_session::room_before(const fuzz_block& b) const {
     if (k_.is == family::canary && p.guard_bytes != 0) {
         return (p.guard_bytes + b.alignment - 1) & ~(b.alignment - 1);
     }
+    if (k_.is == family::general_purpose && p.guard_bytes != 0) {
+        constexpr std::size_t largest_slot = 8192;
+        constexpr std::size_t line = 64;
+        const std::size_t need = b.bytes + p.guard_bytes + (p.exact_alignment ? b.alignment : 0);
+        if (need <= largest_slot && b.alignment <= page) {
+            return 0;  // some have a canary before them, others a neighbour
+        }
+        if (p.exact_alignment) {
+            return b.alignment < line ? line + b.alignment : std::min<std::size_t>(b.alignment, page);
+        }
+        return b.alignment <= page ? std::max<std::size_t>(b.alignment, line) : 0;
+    }
     if (k_.is == family::end_of_page && p.guard_bytes != 0 && k_.before_guard && b.bytes != 0) {
         return std::min<std::size_t>(k_.window, reinterpret_cast<std::uintptr_t>(b.p) % page);
     }

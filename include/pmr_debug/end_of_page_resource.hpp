@@ -65,6 +65,10 @@ struct end_of_page_options {
     /// Canary bytes kept next to a block, on the side without guard, up to a page. 0: 256; a page under
     /// dead_unit::trap_at_once, which pays for a whole page anyway.
     std::size_t canary_bytes = 0;
+    /// Blocks that fault from the moment they are freed, under any policy. Over an upstream whose pages cannot be
+    /// trapped `statistics::untrapped_blocks` counts them. If any are chosen, no slot is used again before all of the
+    /// address space was.
+    trap_selection trap_freed{};
 };
 
 /// How the blocks of an end-of-page resource are guarded. Counts since construction.
@@ -159,8 +163,9 @@ protected:
 /// such.
 ///
 /// Faults: the first byte behind a block (before it, with placement::after_guard), less the bytes up to the alignment,
-/// which are canaries; any byte of a zero-size block; freed blocks: at once under dead_unit::trap_at_once, when their
-/// strip is dead or `quarantine_bytes` are exceeded under dead_unit::trap, never under dead_unit::keep.
+/// which are canaries; any byte of a zero-size block; freed blocks: at once if they are of more than a page, chosen by
+/// the options' trap_freed, or under dead_unit::trap_at_once; others when their strip is dead or `quarantine_bytes` are
+/// exceeded, and until then a read of them goes unnoticed. Under dead_unit::keep only those chosen.
 /// Canaries are verified on free, by check() and at destruction; waiting freed bytes, and the canaries around them,
 /// before they are trapped. `fill` writes 0xAA into fresh blocks: all of those up to a page, the first and the last
 /// 1024 bytes of larger ones.

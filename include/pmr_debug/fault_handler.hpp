@@ -14,9 +14,10 @@
 /// \endcode
 ///
 /// With a resource that makes freed or neighbouring memory inaccessible (`general_purpose_resource` on `page_resource`,
-/// `end_of_page_resource`), an access after the free or behind the end faults at the very instruction. Without this
-/// handler the program just dies there. With it, a report comes first: which block it was, how far off, read or
-/// written, by which call path, and where the block was allocated and freed.
+/// `end_of_page_resource`), an access behind the end faults at the very instruction, and so does one after the free
+/// once the block is trapped: docs/faults.md says when. Without this handler the program just dies there. With it, a
+/// report comes first: which block it was, how far off, read or written, by which call path, and where the block was
+/// allocated and freed.
 ///
 ///     instruction faults ──> report ──> previous handler or default action, at the same instruction
 ///

@@ -50,6 +50,10 @@ struct general_purpose_options {
     std::size_t quarantine_bytes = std::size_t{128} << 20;
     /// Records of retired units kept, so that a late double free is still explained. Above it the oldest are forgotten.
     std::size_t retired_record_bytes = std::size_t{16} << 20;
+    /// Blocks that get pages of their own, and fault from the moment they are freed. Over an upstream that cannot trap
+    /// pages they are blocks as others, and `statistics::untrapped_blocks` counts them. If any are chosen, all calls
+    /// take the slow way.
+    trap_selection trap_freed{};
 };
 
 namespace detail {

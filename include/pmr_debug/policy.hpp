@@ -14,6 +14,7 @@
 ///   pmr_debug::basic_general_purpose_resource<my_policy> resource;
 /// \endcode
 
+#include <cstddef>
 #include <cstdint>
 
 namespace pmr_debug {
@@ -51,6 +52,23 @@ enum class dead_unit : std::uint8_t {
     trap,
     /// As `trap`, but each unit at once, and its memory goes back to the operating system.
     trap_at_once,
+};
+
+/// Which freed blocks are made inaccessible at once, so that a late access, a read as well, faults at the instruction:
+/// chosen when the program runs, by an option of `general_purpose_resource` and `end_of_page_resource`, whatever their
+/// policy says. A block of those takes a page or more, and two system calls in its life.
+///
+/// \code
+///   {.trap_freed = {.one_in = 1}}                       // all
+///   {.trap_freed = {.at_least = 256}}                   // those of 256 bytes or more
+///   {.trap_freed = {.at_least = 256, .one_in = 100}}    // of those each hundredth
+/// \endcode
+struct trap_selection {
+    std::size_t at_least = 0;  ///< blocks of so many bytes or more
+    std::size_t one_in = 0;    ///< of those each n-th; 0, 1: every one
+
+    /// False, as by default, if no block is chosen.
+    [[nodiscard]] constexpr bool on() const noexcept { return at_least != 0 || one_in != 0; }
 };
 
 /// Compile-time configuration of a debug resource. Aggregate and structural.

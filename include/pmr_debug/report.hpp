@@ -35,7 +35,8 @@ enum class error_kind : std::uint8_t {
     wrong_resource,         ///< belongs to another resource. The call is ignored
     size_mismatch,          ///< size differs from the one allocated. Freed with the recorded size
     alignment_mismatch,     ///< alignment differs from the one allocated. Freed with the recorded alignment
-    overrun,                ///< bytes behind the block were written. The block is quarantined, not used again
+    overrun,                ///< bytes behind the block were written. The block is quarantined, not used again. With
+                            ///< nearest_only, or no block: memory that was never handed out was written. It is mended
     underrun,               ///< bytes before the block were written. The block is quarantined, not used again
     use_after_free,         ///< a freed block was accessed
     write_after_free,       ///< bytes of a freed block were written. The memory is quarantined, not used again

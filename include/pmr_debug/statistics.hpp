@@ -49,10 +49,11 @@ struct statistics {
     std::uint64_t upstream_bytes = 0;       ///< held from the upstream now, address space of retired units included
     std::uint64_t resident_bytes =
         0;  ///< of those, not given back to the operating system (live, free, or quarantined)
-    std::uint64_t overhead_bytes = 0;   ///< private memory for this resource's own records
-    std::uint64_t retired_units = 0;    ///< units whose blocks are all freed and that wait, not to be used again
-    std::uint64_t untrapped_units = 0;  ///< of those, units that could not be made inaccessible
-    std::uint64_t recycled_units = 0;   ///< retired units used again because address space or the upstream ran out
+    std::uint64_t overhead_bytes = 0;    ///< private memory for this resource's own records
+    std::uint64_t retired_units = 0;     ///< units whose blocks are all freed and that wait, not to be used again
+    std::uint64_t untrapped_units = 0;   ///< of those, units that could not be made inaccessible
+    std::uint64_t untrapped_blocks = 0;  ///< chosen by trap_freed, and not made inaccessible when they were freed
+    std::uint64_t recycled_units = 0;    ///< retired units used again because address space or the upstream ran out
 };
 
 }  // namespace pmr_debug

@@ -27,6 +27,7 @@
 #include "report/dispatch.hpp"
 #include "resources/bytes.hpp"
 #include "resources/thread_binding.hpp"
+#include "resources/trap_choice.hpp"
 #include "resources/upstream_watch.hpp"
 #include "resources/usage.hpp"
 
@@ -179,6 +180,7 @@ struct fence_core {
     alignas(64) std::atomic<std::size_t> pending_bytes{0};  ///< of freed blocks that wait
     std::atomic<std::uint64_t> protected_blocks{0};
     std::atomic<std::uint64_t> unguarded_blocks{0};
+    trap_choice chosen;  ///< blocks that are trapped when they are freed, whatever the policy
 
     thread_binding thread;
 

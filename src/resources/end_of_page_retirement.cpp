@@ -338,12 +338,16 @@ void let_go(fence_core& core, slot_ref s, slot_state state) noexcept {
     if (state == slot_state::damaged) {
         u.damaged.store(true, std::memory_order_relaxed);
     } else {
-        if (core.trapping && (core.at_once || u.shift != smallest_shift)) {
+        const bool chosen = core.chosen.on() && core.chosen.takes(r.size);
+        if ((core.trapping && (core.at_once || u.shift != smallest_shift)) || (chosen && core.guarded_range())) {
             const geometry g = geometry_of(core, s);
             if (r.size == 0 || guard_range(u, g.data, g.data_end - g.data) != os::guard_tier::none) {
                 u.unmovable.store(true, std::memory_order_relaxed);
                 state = slot_state::trapped;
             }
+        }
+        if (chosen && state == slot_state::freed) {
+            core.chosen.miss();
         }
         if (state == slot_state::freed && r.size != 0) {
             if (core.rules.fill) {

@@ -24,6 +24,7 @@
 #include "report/dispatch.hpp"
 #include "resources/bytes.hpp"
 #include "resources/size_classes.hpp"
+#include "resources/trap_choice.hpp"
 #include "resources/upstream_watch.hpp"
 
 #include <atomic>
@@ -45,7 +46,9 @@ enum class slot_state : std::uint8_t {
     damaged,  ///< freed, and set aside because bytes around it were written
 };
 
-/// What is known of one slot: 16 bytes with traces, 8 without. `size` holds large_size where the size is the unit's.
+/// What is known of one slot: 16 bytes with traces, 8 without. `size` holds large_size where the size is the unit's:
+/// that of a large block, and of the block in a unit's first slot, so that its free is not plain, and what lies before
+/// the slot is looked at.
 struct slot_record {
     std::uint16_t size;
     std::uint8_t alignment;  ///< base-2 logarithm
@@ -104,9 +107,10 @@ enum class unit_phase : std::uint8_t {
 /// A span of slots of one size, or one large block (capacity 1, slot_size 0, so that every offset is slot 0).
 struct unit : metadata::address_range {
     // Read by every free.
+    std::uintptr_t first = 0;  ///< of slot 0: what lies before it in the unit are canary bytes
     unsigned char* records = nullptr;
     std::uint32_t slot_size = 0;
-    std::uint32_t reciprocal = 0;
+    std::uint32_t reciprocal = 0;  ///< 0: a free is not plain, see examine_free; slots may not begin with their blocks
     std::atomic<std::uint32_t> unfreed{0};  ///< slots not yet freed for good; 0 retires the unit
     std::uint32_t capacity = 0;
     std::atomic<unit_phase> phase{unit_phase::active};
@@ -137,9 +141,12 @@ struct unit : metadata::address_range {
     bool untrapped = false;          ///< counts as retired and not, or not yet, trapped
     bool orphaned = false;           ///< forgotten while attached: whoever detaches it frees this descriptor
     bool warm = false;               ///< its pages are in memory already
+    bool zeroed = false;             ///< its memory was all zero when it was made
+    bool chosen = false;             ///< large: to be trapped when it is freed, by the options' trap_freed
+    bool rest_verified = false;      ///< what is around its slots was looked at for the last time
     std::uint32_t freed_search = 0;  ///< slot at which the last search for a freed one ended
     std::uint64_t first_serial = 0;
-    std::size_t request = 0;  ///< large: size as requested
+    std::size_t request = 0;  ///< size as requested of the block in slot 0
     traced_record large_record{};
 
     /// The bits of word \p w when all its slots are free.
@@ -149,7 +156,15 @@ struct unit : metadata::address_range {
     }
     [[nodiscard]] std::uint32_t words() const noexcept { return (capacity + 63) / 64; }
     [[nodiscard]] bool trapped() const noexcept { return trap != os::guard_tier::none; }
-    [[nodiscard]] std::size_t slot_bytes() const noexcept { return large ? size : slot_size; }
+    [[nodiscard]] std::size_t slot_bytes() const noexcept { return large ? base + size - first : slot_size; }
+    [[nodiscard]] std::uintptr_t end() const noexcept { return base + size; }
+    /// Behind the last slot.
+    [[nodiscard]] std::uintptr_t slots_end() const noexcept {
+        return large ? end() : first + std::uintptr_t{capacity} * slot_size;
+    }
+    /// Canary bytes before slot 0. Before a large block that is aligned to more than a page, only so much is filled.
+    [[nodiscard]] std::size_t front() const noexcept { return first - base < most_front ? first - base : most_front; }
+    static constexpr std::size_t most_front = 4096;
 };
 
 /// A counter that one thread writes and any thread reads.
@@ -207,12 +222,14 @@ inline constexpr std::size_t cache_slots = os::max_thread_index + 1;
 
 struct general_purpose_core {
     // Read on every call. A null entry sends the call down the slow way: first use by a thread, a limit to account for,
-    // records to unprotect, or too many threads. So the fast way tests for none of these.
+    // records to unprotect, blocks to place exactly or to choose, or too many threads. So the fast way tests for none
+    // of these.
     std::atomic<thread_cache*>* fast_caches = nullptr;
     std::uint32_t record_bytes = 0;
     std::uint8_t alloc_frames = 0;
     std::uint8_t free_frames = 0;
     std::uint16_t guard_bytes = 0;
+    bool exact = false;                  ///< blocks are aligned to no more than was asked for
     std::uint32_t bound_thread = 0;      ///< single_checked: number of the thread, 0 before the first use
     trace_id last_use = trace_id::none;  ///< single_checked: its most recent trace
 
@@ -221,6 +238,7 @@ struct general_purpose_core {
     std::pmr::memory_resource* upstream = nullptr;  ///< the one given, or `watch` over it
     std::pmr::memory_resource* given = nullptr;
     upstream_watch watch;
+    trap_choice chosen;     ///< blocks that are trapped when they are freed, whatever the policy
     bool trapping = false;  ///< dead units are made inaccessible
     bool belted = false;    ///< …a slab at a time
     bool over_pages =
@@ -327,13 +345,48 @@ struct slot_ref {
     [[nodiscard]] slot_record& record(const general_purpose_core& core) const noexcept {
         return *reinterpret_cast<slot_record*>(owner->records + std::size_t{index} * core.record_bytes);
     }
+    /// Of the slot's memory.
     [[nodiscard]] unsigned char* address() const noexcept {
-        return reinterpret_cast<unsigned char*>(owner->base + std::size_t{index} * owner->slot_size);
+        return reinterpret_cast<unsigned char*>(owner->first + std::size_t{index} * owner->slot_size);
+    }
+    /// Of its block, which starts with the slot unless it is to be aligned to no more than was asked for.
+    [[nodiscard]] unsigned char* block(const general_purpose_core& core) const noexcept {
+        if (!core.exact || owner->large) {
+            return address();
+        }
+        const std::uintptr_t alignment = std::uintptr_t{1} << record(core).alignment;
+        return address() + ((reinterpret_cast<std::uintptr_t>(address()) & alignment) != 0 ? 0 : alignment);
     }
     [[nodiscard]] std::size_t requested(const general_purpose_core& core) const noexcept {
-        return owner->large ? owner->request : record(core).size;
+        const std::uint16_t size = record(core).size;
+        return size == large_size ? owner->request : size;
     }
 };
+
+/// The slot that \p address lies in; if in none, its index is beyond the unit's capacity.
+[[nodiscard]] inline slot_ref slot_holding(unit& u, std::uintptr_t address) noexcept {
+    if (address < u.first) {
+        return {&u, UINT32_MAX};
+    }
+    return {&u, u.large ? 0 : static_cast<std::uint32_t>((address - u.first) / u.slot_size)};
+}
+
+/// The canary bytes around the block in a slot: [front, block) and [end, back).
+struct surroundings {
+    unsigned char* front = nullptr;
+    unsigned char* block = nullptr;
+    unsigned char* end = nullptr;
+    unsigned char* back = nullptr;
+};
+/// Preconditions: the block is live, or is being freed.
+[[nodiscard]] inline surroundings around(const general_purpose_core& core, slot_ref s) noexcept {
+    surroundings a;
+    a.block = s.block(core);
+    a.end = a.block + s.requested(core);
+    a.front = s.address() - (s.index == 0 ? s.owner->front() : 0);
+    a.back = s.address() + s.owner->slot_bytes();
+    return a;
+}
 
 [[nodiscard]] inline std::uint16_t saturated(std::uint32_t number) noexcept {
     return static_cast<std::uint16_t>(number < 0xFFFF ? number : 0xFFFF);
@@ -409,8 +462,20 @@ bool describe_address(void* core, std::uintptr_t address, metadata::address_find
 void report_not_live(general_purpose_core& core, slot_ref s, slot_state found, std::size_t bytes,
                      std::size_t alignment) noexcept;
 
-/// Effects: reports the damage in the guard behind a block that is being freed, or was found by a check.
-void report_overrun(general_purpose_core& core, slot_ref s) noexcept;
+/// Returns: true if the canary bytes before and behind the block in \p s are as they were written.
+[[nodiscard]] bool surroundings_intact(const general_purpose_core& core, slot_ref s) noexcept;
+
+/// Effects: reports the damage around a block that is being freed, or was found by a check.
+void report_surroundings(general_purpose_core& core, slot_ref s) noexcept;
+
+/// Effects: verifies what no block of \p u has, and nobody may have written to: the canary before its first slot, what
+/// is left behind the last one, and slots that were not handed out yet. Reports what is damaged, and puts it right.
+/// Returns: how many of the three are damaged. Preconditions: no other thread uses the unit meanwhile.
+std::size_t verify_rest(general_purpose_core& core, unit& u) noexcept;
+
+/// A report of bytes in [from, to) that no block has and that are not \p expected, and of the block that is nearest.
+[[nodiscard]] report stray_write(general_purpose_core& core, const unsigned char* from, const unsigned char* to,
+                                 unsigned char expected) noexcept;
 
 /// Effects: verifies the fill of freed slot \p s. If it is broken, reports a write after free, and sets slot and unit
 /// aside as damaged. Returns: true if it was intact.

@@ -64,7 +64,11 @@ class general_purpose_calls {
                           std::size_t bytes, std::size_t alignment, std::uintptr_t frame) noexcept {
         if constexpr (S.checks) {
             record_type& r = record_at(*s.owner, s.index);
-            r.size = s.owner->large ? large_size : static_cast<std::uint16_t>(bytes);
+            r.size = static_cast<std::uint16_t>(bytes);
+            if (s.index == 0) [[unlikely]] {
+                r.size = large_size;
+                s.owner->request = bytes;
+            }
             r.alignment = static_cast<std::uint8_t>(std::countr_zero(alignment));
             r.alloc_thread = saturated(thread.number);
             if constexpr (S.traces) {
@@ -127,11 +131,19 @@ class general_purpose_calls {
     /// As the fast way, with every source of memory tried. Returns: none if there is no memory.
     static slot_ref find_slot(general_purpose_core& core, thread_cache& cache, std::size_t bytes,
                               std::size_t alignment) noexcept {
-        if (!is_small(core, bytes, alignment)) {
+        const std::size_t room = core.exact ? alignment : 0;  // to move the block within its slot
+        const bool chosen = core.chosen.on() && core.chosen.takes(bytes);
+        if (!is_small(core, bytes + room, alignment) || (chosen && core.over_pages)) {
             unit* const u = make_large(core, bytes, alignment);
+            if (u != nullptr) {
+                u->chosen = chosen;
+            }
             return {u, 0};
         }
-        const unsigned cls = class_for(core, bytes, alignment);
+        if (chosen) {
+            core.chosen.miss();
+        }
+        const unsigned cls = class_for(core, bytes + room, alignment);
         slot_ref s = take(core, cache, cls);
         while (s.owner == nullptr && refill(core, cache, cls) != nullptr) {
             s = take(core, cache, cls);
@@ -244,7 +256,7 @@ class general_purpose_calls {
             const live_totals now = sum_caches(core);
             raise_peak(core, now.blocks(), now.bytes());
         }
-        return s.address();
+        return s.block(core);
     }
 
     /// Returns: the slot of a small live-looking block that fits what the caller says, or none.
@@ -254,7 +266,7 @@ class general_purpose_calls {
         if (u == nullptr || u->owner != &core) [[unlikely]] {
             return {};
         }
-        const std::uint64_t offset = address - u->base;
+        const std::uint64_t offset = address - u->first;
         const auto index = static_cast<std::uint32_t>((offset * u->reciprocal) >> 32);
         if constexpr (S.checks) {
             if (std::uint64_t{index} * u->slot_size != offset || index >= u->capacity) [[unlikely]] {
@@ -262,7 +274,7 @@ class general_purpose_calls {
             }
             const slot_record& r = record_at(*u, index);
             if (r.size != bytes || (std::size_t{1} << r.alignment) != alignment || bytes == large_size) [[unlikely]] {
-                return {};  // a large block, or a mismatch
+                return {};  // a large block, the first one of a unit, or a mismatch
             }
         }
         return {u, index};
@@ -310,6 +322,7 @@ class general_purpose_calls {
     static std::size_t free_block(general_purpose_core& core, thread_cache& cache, os::thread_numbers thread, void* p,
                                   std::size_t bytes, std::size_t alignment, std::uintptr_t frame) noexcept {
         slot_ref s = locate(core, reinterpret_cast<std::uintptr_t>(p), bytes, alignment);
+        bool plain = true;
         if constexpr (!S.checks) {
             if (s.owner == nullptr) {
                 return SIZE_MAX;
@@ -321,6 +334,7 @@ class general_purpose_calls {
             return bytes;
         } else {
             if (s.owner == nullptr) [[unlikely]] {
+                plain = false;
                 s = examine_free(core, p, bytes, alignment);
                 if (s.owner == nullptr) {
                     return SIZE_MAX;
@@ -351,29 +365,31 @@ class general_purpose_calls {
                     note_use(core, thread, r.freed);
                 }
             }
-            const std::size_t size = s.requested(core);
+            const std::size_t size = plain ? bytes : s.requested(core);
             cache.deallocations.add(1);
             cache.deallocated_bytes.add(size);
-            unsigned char* const block = s.address();
+            unsigned char* const slot = s.address();
             if constexpr (S.canary) {
-                if (!all_bytes(block + size, s.owner->slot_bytes() - size, fresh_byte)) [[unlikely]] {
+                const bool intact = plain ? all_bytes(slot + size, s.owner->slot_size - size, fresh_byte)
+                                          : surroundings_intact(core, s);
+                if (!intact) [[unlikely]] {
                     r.state.store(slot_state::damaged, std::memory_order_release);
                     s.owner->damaged = true;
-                    report_overrun(core, s);
+                    report_surroundings(core, s);
                     if constexpr (!S.recycle) {
                         s.owner->large ? retire(core, *s.owner) : count_down(core, s);
                     }
                     return size;
                 }
             }
-            if (s.owner->large) [[unlikely]] {
+            if (!plain && s.owner->large) [[unlikely]] {
                 r.state.store(slot_state::freed, std::memory_order_release);
                 poison_freed(core, s);
                 retire(core, *s.owner);
                 return size;
             }
             if constexpr (S.fill) {
-                std::memset(block, freed_byte, s.owner->slot_size);
+                std::memset(slot, freed_byte, s.owner->slot_size);
             }
             poison_freed(core, s);  // before the slot, or its unit, may be somebody else's
             r.state.store(slot_state::freed, std::memory_order_release);

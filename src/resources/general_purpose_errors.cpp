@@ -5,7 +5,7 @@
 #include "report/copies.hpp"
 #include "report/leaks.hpp"
 #include "resources/block_reports.hpp"
-#include "resources/general_purpose_core.hpp"
+#include "resources/general_purpose_memory.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -26,7 +26,7 @@ bool has_traces(const general_purpose_core& core) noexcept {
 void describe_block(const general_purpose_core& core, slot_ref s, report& r) noexcept {
     const slot_record& record = s.record(core);
     const slot_state state = record.state.load(std::memory_order_acquire);
-    r.block.address = s.address();
+    r.block.address = s.block(core);
     r.block.size = s.requested(core);
     r.block.alignment = std::size_t{1} << record.alignment;
     r.block.serial = s.owner->first_serial + s.index;
@@ -51,7 +51,7 @@ bool was_used(const general_purpose_core& core, slot_ref s) noexcept {
 }
 
 std::size_t distance(std::uintptr_t address, slot_ref s, const general_purpose_core& core) noexcept {
-    const auto start = reinterpret_cast<std::uintptr_t>(s.address());
+    const auto start = reinterpret_cast<std::uintptr_t>(s.block(core));
     const std::uintptr_t end = start + s.requested(core);
     return address < start ? start - address : address >= end ? address - end : 0;
 }
@@ -134,6 +134,10 @@ bool report_other_owner(general_purpose_core& core, void* p, std::size_t bytes, 
     return true;
 }
 
+std::size_t bytes_between(const unsigned char* from, const unsigned char* to) noexcept {
+    return static_cast<std::size_t>(to - from);
+}
+
 /// Effects: counts and notes the bytes of [p, p + n) that are not \p expected.
 PMR_DEBUG_UNSEEN_BY_ASAN void note_damage(const unsigned char* p, std::size_t n, unsigned char expected,
                                           report& r) noexcept {
@@ -154,7 +158,7 @@ void report_invalid(general_purpose_core& core, void* p, std::size_t bytes, std:
     report r = call_report(core.record, error_kind::invalid_free, p, bytes, alignment);
     const slot_ref near = nearest_block(core, address);
     const bool forgotten = is_forgotten(core, address);
-    if (!forgotten && add_former_owner(r, near.owner != nullptr ? near.address() : nullptr)) {
+    if (!forgotten && add_former_owner(r, near.owner != nullptr ? near.block(core) : nullptr)) {
         // Says more than a neighbour.
     } else if (near.owner != nullptr) {
         describe_block(core, near, r);
@@ -177,9 +181,8 @@ bool owns_block(void* core, const void* p, metadata::owned_block* out) noexcept 
     if (u == nullptr || mine.record_bytes == 0) {
         return false;
     }
-    const std::uint64_t offset = address - u->base;
-    const slot_ref s{u, static_cast<std::uint32_t>((offset * u->reciprocal) >> 32)};
-    if (s.index >= u->capacity || s.address() != p ||
+    const slot_ref s = slot_holding(*u, address);
+    if (s.index >= u->capacity || s.block(mine) != p ||
         s.record(mine).state.load(std::memory_order_acquire) != slot_state::live) {
         return false;
     }
@@ -209,8 +212,10 @@ bool describe_address(void* core, std::uintptr_t address, metadata::address_find
         }
         return false;
     }
-    const std::uint64_t offset = address - u->base;
-    const slot_ref s{u, static_cast<std::uint32_t>((offset * u->reciprocal) >> 32)};
+    slot_ref s = slot_holding(*u, address);
+    if (address < u->first && u->first - address <= u->front()) {
+        s.index = 0;  // in its canary
+    }
     if (s.index >= u->capacity || mine.record_bytes == 0) {
         out->is = u->trapped() ? what::retired_unit : what::never_used;
         return true;
@@ -221,13 +226,10 @@ bool describe_address(void* core, std::uintptr_t address, metadata::address_find
     }
     report r;
     describe_block(mine, s, r);
-    out->block = r.block;
-    out->allocated = r.allocated;
-    out->freed = r.freed;
-    const std::size_t into = address - reinterpret_cast<std::uintptr_t>(r.block.address);
-    const bool behind = into >= r.block.size;
-    out->distance = static_cast<std::ptrdiff_t>(behind ? into - r.block.size : into);
-    out->is = r.block.state != block_state::live ? what::freed_block : behind ? what::guard_after : what::live_block;
+    *out = metadata::find_in(address, r.block, r.allocated, r.freed);
+    if (r.block.state != block_state::live) {
+        out->is = what::freed_block;  // all of its slot was trapped with it
+    }
     return true;
 }
 
@@ -246,8 +248,7 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
         }
         return {};
     }
-    const std::uint64_t offset = address - u->base;
-    const slot_ref s{u, static_cast<std::uint32_t>((offset * u->reciprocal) >> 32)};
+    const slot_ref s = slot_holding(*u, address);
     if (s.index >= u->capacity || !was_used(core, s)) {
         if (!report_other_owner(core, p, bytes, alignment, metadata::below::stop)) {
             report_invalid(core, p, bytes, alignment);
@@ -257,7 +258,7 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
     const bool live = s.record(core).state.load(std::memory_order_acquire) == slot_state::live;
     const std::size_t size = s.requested(core);
     const std::size_t recorded_alignment = std::size_t{1} << s.record(core).alignment;
-    const bool starts_here = s.address() == p;
+    const bool starts_here = s.block(core) == p;
     if (starts_here && (!live || (size == bytes && recorded_alignment == alignment))) {
         return s;  // a large block; or not live, which the exchange of the state will tell for certain
     }
@@ -286,29 +287,110 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
 void report_not_live(general_purpose_core& core, slot_ref s, slot_state found, std::size_t bytes,
                      std::size_t alignment) noexcept {
     if (found == slot_state::never) {
-        report_invalid(core, s.address(), bytes, alignment);
+        report_invalid(core, s.block(core), bytes, alignment);
         return;
     }
     while (found == slot_state::freeing && s.record(core).state.load(std::memory_order_acquire) == found) {
         std::this_thread::yield();
     }
-    report r = call_report(core.record, error_kind::double_free, s.address(), bytes, alignment);
+    report r = call_report(core.record, error_kind::double_free, s.block(core), bytes, alignment);
     describe_block(core, s, r);
     raise_from(core, r);
 }
 
-void report_overrun(general_purpose_core& core, slot_ref s) noexcept {
-    report r = report_of(core.record, error_kind::overrun);
-    describe_block(core, s, r);
-    const std::size_t size = s.requested(core);
-    const std::size_t slack = s.owner->slot_bytes() - size;
-    note_damage(s.address() + size, slack, fresh_byte, r);
-    const auto* const first = static_cast<const unsigned char*>(r.first_bad);
-    if (first != nullptr && slack >= 16 && first >= s.address() + size + slack - 8) {
-        r.hint = "Only bytes next to the following block were written: that block may have been underrun instead.";
+bool surroundings_intact(const general_purpose_core& core, slot_ref s) noexcept {
+    const surroundings a = around(core, s);
+    return all_bytes(a.front, bytes_between(a.front, a.block), fresh_byte) &&
+           all_bytes(a.end, bytes_between(a.end, a.back), fresh_byte);
+}
+
+void report_surroundings(general_purpose_core& core, slot_ref s) noexcept {
+    const surroundings a = around(core, s);
+    report before = report_of(core.record, error_kind::underrun);
+    describe_block(core, s, before);
+    note_damage(a.front, bytes_between(a.front, a.block), fresh_byte, before);
+    report behind = report_of(core.record, error_kind::overrun);
+    describe_block(core, s, behind);
+    const std::size_t slack = bytes_between(a.end, a.back);
+    note_damage(a.end, slack, fresh_byte, behind);
+    const auto* const first = static_cast<const unsigned char*>(behind.first_bad);
+    if (first != nullptr && slack >= 16 && first >= a.back - 8) {
+        behind.hint = "Only bytes next to the following block were written: that block may have been underrun instead.";
     }
-    look_for_covering(r, core.record);
-    raise_from(core, r);
+    if (before.first_bad != nullptr) {
+        look_for_covering(before, core.record);
+        raise_from(core, before);
+    }
+    if (behind.first_bad != nullptr) {
+        look_for_covering(behind, core.record);
+        raise_from(core, behind);
+    }
+}
+
+report stray_write(general_purpose_core& core, const unsigned char* from, const unsigned char* to,
+                   unsigned char expected) noexcept {
+    report r = report_of(core.record, error_kind::overrun);
+    note_damage(from, bytes_between(from, to), expected, r);
+    const auto at = reinterpret_cast<std::uintptr_t>(r.first_bad);
+    if (const slot_ref near = nearest_block(core, at); near.owner != nullptr) {
+        describe_block(core, near, r);
+        r.nearest_only = true;
+    }
+    r.hint =
+        "The memory belongs to this resource and was never handed out: nobody may write to it. An index far out of "
+        "range, or a stray pointer; the block is only the one that is nearest.";
+    return r;
+}
+
+std::size_t verify_rest(general_purpose_core& core, unit& u) noexcept {
+    if (u.large || u.rest_verified || core.record_bytes == 0 || !fills(core)) {
+        return 0;  // what is before a large block is looked at with it
+    }
+    std::size_t damaged = 0;
+    const auto verify = [&](unsigned char* from, unsigned char* to, unsigned char expected) {
+        const std::size_t bytes = bytes_between(from, to);
+        if (all_bytes(from, bytes, expected)) {
+            return;
+        }
+        report r = stray_write(core, from, to, expected);
+        if (to == slot_ref{&u, 0}.address() && was_used(core, {&u, 0})) {
+            // Before the block that was handed out first: its canary, though nobody has the block any more.
+            r = report_of(core.record, error_kind::underrun);
+            describe_block(core, {&u, 0}, r);
+            note_damage(from, bytes, expected, r);
+        }
+        fill_memory(core, from, expected, bytes);  // reported once
+        raise_from(core, r);
+        ++damaged;
+    };
+    unsigned char* const first = slot_ref{&u, 0}.address();
+    const std::uint32_t prepared = u.prepared.load(std::memory_order_relaxed);
+    const bool recycles = core.rules.freed == reuse::immediate;
+    if (prepared != 0 || recycles) {
+        const slot_state state = slot_ref{&u, 0}.record(core).state.load(std::memory_order_acquire);
+        if (state != slot_state::live && state != slot_state::damaged) {
+            verify(first - u.front(), first, fresh_byte);
+        }
+    }
+    if (recycles) {  // filled when they are handed out
+        for (std::uint32_t i = 0; i < u.capacity && u.zeroed; ++i) {
+            if (const slot_ref s{&u, i}; !was_used(core, s)) {
+                verify(s.address(), s.address() + u.slot_size, 0);
+            }
+        }
+        if (u.zeroed) {
+            verify(reinterpret_cast<unsigned char*>(u.slots_end()), rest_end(u), 0);
+        }
+        return damaged;
+    }
+    const std::uint32_t used = u.next.load(std::memory_order_relaxed);
+    unsigned char* const unused = slot_ref{&u, used}.address();
+    unsigned char* const filled = prepared == u.capacity ? rest_end(u) : slot_ref{&u, prepared}.address();
+    verify(unused, filled, fresh_byte);
+    if (u.zeroed) {
+        verify(filled, rest_end(u), 0);
+    }
+    return damaged;
 }
 
 bool verify_freed(general_purpose_core& core, slot_ref s) noexcept {
@@ -364,23 +446,64 @@ void report_upstream(general_purpose_core& core, error_kind kind, void* p, std::
     raise_from(core, r);
 }
 
-std::size_t check_all(general_purpose_core& core) noexcept {
+namespace {
+
+/// Effects: verifies memory of which no unit was made yet: zeroed pages, of which only those are looked at that are in
+/// memory. Reports what was written, and puts it right. Returns: how many pieces were.
+std::size_t verify_untouched(general_purpose_core& core, std::uintptr_t from, std::uintptr_t to) noexcept {
+    auto* const start = reinterpret_cast<unsigned char*>(from);
+    if (from >= to || os::resident(start, to - from) == 0) {
+        return 0;
+    }
+    constexpr std::size_t piece = std::size_t{1} << 16;
+    if (to - from > piece) {
+        const std::uintptr_t middle = from + os::round_up((to - from) / 2, unit_page);
+        return verify_untouched(core, from, middle) + verify_untouched(core, middle, to);
+    }
+    if (all_bytes(start, to - from, 0)) {
+        return 0;
+    }
+    report r = stray_write(core, start, start + (to - from), 0);
+    fill_memory(core, start, 0, to - from);
+    raise_from(core, r);
+    return 1;
+}
+
+std::size_t verify_untouched(general_purpose_core& core) noexcept {
     std::size_t damaged = 0;
+    if (!core.over_pages || core.record_bytes == 0 || !fills(core)) {
+        return damaged;
+    }
+    for (const chunk* c = core.chunks; c != nullptr; c = c->next) {
+        damaged += verify_untouched(core, c->base + c->carved, c->base + c->size);
+    }
+    if (const slab* const s = core.open_slab; s != nullptr && !s->warm) {
+        damaged += verify_untouched(core, s->base + s->carved, s->base + slab::size);
+    }
+    for (const slab* s = core.ready_slabs; s != nullptr; s = s->next) {
+        damaged += s->warm ? 0 : verify_untouched(core, s->base, s->base + slab::size);
+    }
+    return damaged;
+}
+
+}  // namespace
+
+std::size_t check_all(general_purpose_core& core) noexcept {
+    std::size_t damaged = verify_untouched(core);
     // No other thread uses the resource, and a handler must be free to: walk without the lock.
     for (unit* u = core.units; u != nullptr; u = u->following) {
         const std::uint32_t used = u->next.load(std::memory_order_relaxed);
         for (std::uint32_t i = 0; i < used && core.record_bytes != 0; ++i) {
             const slot_ref s{u, i};
             const slot_state state = s.record(core).state.load(std::memory_order_acquire);
-            const std::size_t size = s.requested(core);
-            if (state == slot_state::live && core.guard_bytes != 0 &&
-                !all_bytes(s.address() + size, u->slot_bytes() - size, fresh_byte)) {
-                report_overrun(core, s);
+            if (state == slot_state::live && core.guard_bytes != 0 && !surroundings_intact(core, s)) {
+                report_surroundings(core, s);
                 ++damaged;
             } else if (state == slot_state::freed && core.rules.fill && !u->trapped() && !verify_freed(core, s)) {
                 ++damaged;
             }
         }
+        damaged += u->trapped() ? 0 : verify_rest(core, *u);
     }
     return damaged;
 }
@@ -397,7 +520,7 @@ std::size_t report_live(general_purpose_core& core) noexcept {
                 if (record.state.load(std::memory_order_acquire) == slot_state::live) {
                     const trace_id where =
                         has_traces(core) ? static_cast<const traced_record&>(record).allocated : trace_id::none;
-                    groups.add(where, s.requested(core), s.address(), u->first_serial + i);
+                    groups.add(where, s.requested(core), s.block(core), u->first_serial + i);
                 }
             }
         }

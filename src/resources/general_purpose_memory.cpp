@@ -120,7 +120,7 @@ bool carve_in(chunk* c, std::size_t bytes, std::size_t alignment, piece& out) no
     }
     c->carved += skipped + bytes;
     c->spent += skipped;
-    out = {.base = at, .size = bytes, .from = c};
+    out = {.base = at, .size = bytes, .from = c, .zeroed = true};
     return true;
 }
 
@@ -221,7 +221,12 @@ bool carve_slab(general_purpose_core& core, guard_lock& hold, std::size_t want, 
         slab& s = *core.open_slab;
         const std::size_t left = slab::size - s.carved;
         if (left >= least) {
-            out = {.base = s.base + s.carved, .size = std::min(want, left), .from = s.from, .in = &s, .warm = s.warm};
+            out = {.base = s.base + s.carved,
+                   .size = std::min(want, left),
+                   .from = s.from,
+                   .in = &s,
+                   .warm = s.warm,
+                   .zeroed = !s.warm};
             s.carved += out.size;
             if (s.carved == slab::size) {
                 core.open_slab = nullptr;

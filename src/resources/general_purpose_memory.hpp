@@ -54,6 +54,7 @@ struct piece {
     chunk* from = nullptr;
     slab* in = nullptr;
     bool warm = false;
+    bool zeroed = false;  ///< never written to since it came as zeroed pages
 };
 
 /// What went wrong upstream, reported once the lock is released.
@@ -66,6 +67,18 @@ struct upstream_fault {
 
 [[nodiscard]] inline unsigned char* bytes_of(const unit& u) noexcept {
     return reinterpret_cast<unsigned char*>(u.base);
+}
+
+/// Whether fresh memory is filled, be it for the canaries only.
+[[nodiscard]] inline bool fills(const general_purpose_core& core) noexcept {
+    return core.rules.fill || core.guard_bytes != 0;
+}
+
+/// Behind the last slot, up to here, a unit is filled and verified. A unit made of a large block's memory may go on for
+/// long.
+[[nodiscard]] inline unsigned char* rest_end(const unit& u) noexcept {
+    const std::size_t left = u.end() - u.slots_end();
+    return reinterpret_cast<unsigned char*>(u.slots_end() + (left < u.slot_size ? left : u.slot_size));
 }
 
 [[nodiscard]] inline std::size_t record_memory(const general_purpose_core& core, const unit& u) noexcept {

@@ -9,6 +9,7 @@
 #include "resources/general_purpose_engine.hpp"
 
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <new>
 
@@ -51,9 +52,11 @@ general_purpose_core* make_core(std::pmr::memory_resource* upstream, const gener
     core->gate = gate != nullptr ? ::new (gate) write_gate : nullptr;
     core->rules = p;
     core->options = o;
+    std::construct_at(&core->chosen, o.trap_freed);
     core->alloc_frames = p.alloc_frames;
     core->free_frames = p.free_frames;
     core->guard_bytes = p.guard_bytes;
+    core->exact = p.exact_alignment;
     core->record_bytes = !p.checks                                   ? 0
                          : p.alloc_frames != 0 || p.free_frames != 0 ? sizeof(traced_record)
                                                                      : sizeof(slot_record);
@@ -164,6 +167,7 @@ statistics count_use(general_purpose_core& core) noexcept {
     s.upstream_bytes = core.held_bytes;
     s.retired_units = core.retired.count + core.pending_count;
     s.untrapped_units = core.untrapped_units;
+    s.untrapped_blocks = core.chosen.missed();
     s.recycled_units = core.recycled_units;
     return s;
 }
@@ -296,7 +300,8 @@ statistics general_purpose_resource_base::stats() const noexcept {
     for (const detail::unit* u = seen.is_whole() ? core.units : nullptr; u != nullptr; u = u->following) {
         if (!u->trapped()) {
             s.resident_bytes +=
-                u->large ? u->size : std::size_t{u->prepared.load(std::memory_order_relaxed)} * u->slot_size;
+                u->large ? u->size
+                         : u->front() + std::size_t{u->prepared.load(std::memory_order_relaxed)} * u->slot_size;
         }
     }
     s.resident_bytes += core.warm_count * detail::slab::size;

@@ -54,14 +54,16 @@ void make_reusable(general_purpose_core& core, unit& u) noexcept {
 }
 
 bool verify_unit(general_purpose_core& core, unit& u) noexcept {
+    // Once: later it may be that all of the unit was filled anew.
+    bool intact = verify_rest(core, u) == 0;
+    u.rest_verified = true;
     if (!core.rules.fill) {
-        return true;
+        return intact;
     }
     const std::uint32_t used = u.next.load(std::memory_order_relaxed);
-    if (!u.damaged && all_bytes(bytes_of(u), used * u.slot_bytes(), freed_byte)) {
-        return true;
+    if (!u.damaged && all_bytes(slot_ref{&u, 0}.address(), used * u.slot_bytes(), freed_byte)) {
+        return intact;
     }
-    bool intact = true;
     for (std::uint32_t i = 0; i < used; ++i) {
         const slot_ref s{&u, i};
         if (s.record(core).state.load(std::memory_order_acquire) == slot_state::freed) {
@@ -427,16 +429,19 @@ void retire(general_purpose_core& core, unit& u) noexcept {
         if (!u.large && core.record_bytes != 0 && !verify_unit(core, u)) {
             u.damaged = true;
         }
-        if (core.trapping) {
+        if (core.trapping || (u.chosen && core.over_pages)) {
             tier = os::install_guard(bytes_of(u), u.size);
         }
+        if (u.chosen && tier == os::guard_tier::none) {
+            core.chosen.miss();
+        }
         if (u.large && core.rules.fill && tier == os::guard_tier::none && !u.damaged && !immediately) {
-            fill_memory(core, bytes_of(u), freed_byte, u.size);
+            fill_memory(core, slot_ref{&u, 0}.address(), freed_byte, u.slot_bytes());
         }
     }
     guard_lock hold(core);
     u.phase.store(unit_phase::retired, std::memory_order_release);
-    if (immediately) {  // large ones only
+    if (immediately && tier == os::guard_tier::none) {  // large ones only; those chosen to be trapped stay so
         release_now(core, u);
         return;
     }

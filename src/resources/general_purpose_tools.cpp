@@ -23,26 +23,27 @@ bool announces(const general_purpose_core& core, const unit& u) noexcept {
 }  // namespace
 
 void tell_handed_out(const general_purpose_core& core, slot_ref s, std::size_t bytes) noexcept {
+    unsigned char* const block = s.block(core);
     if (core.poisons) {
-        os::unpoison(s.address(), bytes);
-        os::poison(s.address() + bytes, s.owner->slot_bytes() - bytes);
+        os::unpoison(block, bytes);
+        os::poison(block + bytes, static_cast<std::size_t>(s.address() + s.owner->slot_bytes() - block) - bytes);
     }
     if (announces(core, *s.owner)) {
-        os::tell_allocated(s.address(), bytes);
+        os::tell_allocated(block, bytes);
     } else {
-        os::tell_undefined(s.address(), bytes);
+        os::tell_undefined(block, bytes);
     }
 }
 
 void tell_taken_back(general_purpose_core& core, const void* p) noexcept {
-    const auto* const u =
-        static_cast<const unit*>(metadata::address_map::find(reinterpret_cast<std::uintptr_t>(p), &core));
+    const auto address = reinterpret_cast<std::uintptr_t>(p);
+    auto* const u = static_cast<unit*>(metadata::address_map::find(address, &core));
     metadata::owned_block live;
     if (u == nullptr || (core.record_bytes != 0 && !owns_block(&core, p, &live))) {
         return;
     }
     if (core.poisons) {
-        os::unpoison(p, u->slot_bytes());
+        os::unpoison(slot_holding(*u, address).address(), u->slot_bytes());
     }
     if (announces(core, *u)) {
         os::tell_freed(p);
@@ -57,7 +58,7 @@ void tell_end(general_purpose_core& core) noexcept {
         for (std::uint32_t i = 0; i < used; ++i) {
             const slot_ref s{u, i};
             if (s.record(core).state.load(std::memory_order_acquire) == slot_state::live) {
-                os::tell_freed(s.address());
+                os::tell_freed(s.block(core));
             }
         }
     }

@@ -25,11 +25,13 @@ unit* new_unit(general_purpose_core& core, const piece& memory) noexcept {
     }
     auto* const u = ::new (place) unit;
     u->base = memory.base;
+    u->first = memory.base;
     u->size = memory.size;
     u->owner = &core;
     u->from = memory.from;
     u->in = memory.in;
     u->warm = memory.warm;
+    u->zeroed = memory.zeroed && core.over_pages;
     if (core.memcheck) {
         os::tell_inaccessible(bytes_of(*u), u->size);
     }
@@ -62,12 +64,18 @@ void give_up(general_purpose_core& core, guard_lock& hold, const piece& memory) 
     }
 }
 
+/// Canary bytes before the first slot of \p slot bytes: the least that leaves slots aligned.
+std::size_t front_of(const general_purpose_core& core, std::size_t slot) noexcept {
+    return core.guard_bytes == 0 ? 0 : std::min(slot & (~slot + 1), size_classes::largest_alignment);
+}
+
 /// Effects: gives the unit its slots of class \p cls. Lock not held. Returns: false if private memory is used up.
 bool divide(general_purpose_core& core, unit& u, unsigned cls) noexcept {
     u.size_class = static_cast<std::uint8_t>(cls);
     u.slot_size = size_classes::slot_sizes[cls];
-    u.reciprocal = size_classes::reciprocal_of(u.slot_size);
-    u.capacity = static_cast<std::uint32_t>(std::min(u.size, largest_unit) / u.slot_size);
+    u.reciprocal = core.exact ? 0 : size_classes::reciprocal_of(u.slot_size);
+    u.first = u.base + front_of(core, u.slot_size);
+    u.capacity = static_cast<std::uint32_t>(std::min(u.end() - u.first, largest_unit) / u.slot_size);
     u.unfreed.store(u.capacity, std::memory_order_relaxed);
     u.first_serial = core.next_serial.fetch_add(u.capacity, std::memory_order_relaxed);
     u.attached.store(true, std::memory_order_relaxed);
@@ -89,6 +97,7 @@ bool divide(general_purpose_core& core, unit& u, unsigned cls) noexcept {
         if (core.poisons) {
             os::poison(bytes_of(u), u.size);
         }
+        fill_memory(core, bytes_of(u), fresh_byte, u.front());
         u.next.store(u.capacity, std::memory_order_relaxed);
         u.prepared.store(u.capacity, std::memory_order_relaxed);
     }
@@ -119,24 +128,34 @@ unit* new_unit(general_purpose_core& core, const piece& memory, std::optional<un
     }
 }
 
-/// Effects: fills the next slots of a unit, or all if nothing needs a fill. Owner only. Returns: false if all are
-/// ready.
-bool prepare_more(const general_purpose_core& core, unit& u) noexcept {
+/// Effects: fills the next slots of a unit, or all if nothing needs a fill; with the first of them what lies before,
+/// with the last of them what is left. Owner only. Returns: false if all are ready.
+bool prepare_more(general_purpose_core& core, unit& u) noexcept {
     const std::uint32_t from = u.prepared.load(std::memory_order_relaxed);
     if (from == u.capacity) {
         return false;
     }
+    unsigned char* const start = from == 0 ? bytes_of(u) : slot_ref{&u, from}.address();
     std::uint32_t to = u.capacity;
-    if (core.rules.fill || core.guard_bytes != 0) {
+    std::optional<report> written;
+    if (fills(core)) {
         // The fill for fresh memory is the canary as well, so that an allocation need not touch its block.
         to = std::min(u.capacity,
                       from + std::max<std::uint32_t>(1, static_cast<std::uint32_t>(prepare_step / u.slot_size)));
-        unsigned char* const start = bytes_of(u) + std::size_t{from} * u.slot_size;
-        fill_memory(core, start, fresh_byte, std::size_t{to - from} * u.slot_size);
+        unsigned char* const end = to == u.capacity ? rest_end(u) : slot_ref{&u, to}.address();
+        const auto bytes = static_cast<std::size_t>(end - start);
+        // The fill wipes out what was written here by mistake. The first slots were no part of a unit until now.
+        if (from != 0 && u.zeroed && core.rules.checks && !all_bytes(start, bytes, 0)) [[unlikely]] {
+            written = stray_write(core, start, end, 0);
+        }
+        fill_memory(core, start, fresh_byte, bytes);
     } else if (core.poisons) {
-        os::poison(bytes_of(u) + std::size_t{from} * u.slot_size, std::size_t{to - from} * u.slot_size);
+        os::poison(start, u.end() - reinterpret_cast<std::uintptr_t>(start));
     }
     u.prepared.store(to, std::memory_order_relaxed);
+    if (written.has_value()) {
+        raise_from(core, *written);  // the handler may use the resource, and finds the unit ready
+    }
     return true;
 }
 
@@ -213,9 +232,9 @@ bool recycles(const general_purpose_core& core) noexcept {
 unit* make_slots(general_purpose_core& core, thread_cache& cache, unsigned cls) noexcept {
     const std::size_t slot = size_classes::slot_sizes[cls];
     const bool hot = cache.units_taken[cls] != 0;
-    const std::size_t least = os::round_up(slot, unit_page);
+    const std::size_t least = os::round_up(slot + front_of(core, slot), unit_page);
     const std::size_t want =
-        hot ? largest_unit : std::clamp(os::round_up(8 * slot, unit_page), first_unit, largest_unit);
+        hot ? largest_unit : std::clamp(os::round_up(8 * slot, unit_page), std::max(first_unit, least), largest_unit);
     std::optional<upstream_fault> fault;
     unit* u = nullptr;
     unit* dead = nullptr;
@@ -256,6 +275,26 @@ unit* make_slots(general_purpose_core& core, thread_cache& cache, unsigned cls) 
     return u;
 }
 
+/// Where a large block lies in its memory.
+struct large_place {
+    std::size_t front = 0;      ///< bytes before it
+    std::size_t alignment = 0;  ///< of the memory
+};
+
+/// A canary goes before the block: of what its alignment asks for, and at least a cache line. If that is more than a
+/// page there is none, unless the alignment is to be exact, as it could be gigabytes.
+large_place place_large(const general_purpose_core& core, std::size_t alignment) noexcept {
+    constexpr std::size_t line = 64;
+    constexpr std::size_t largest_exact = std::size_t{1} << 21;
+    const std::size_t plain = std::max(alignment, unit_page);
+    if (core.exact && alignment <= largest_exact) {
+        // An odd multiple of the alignment from an address that is a multiple of twice that.
+        return {alignment < line ? line + alignment : alignment, std::max(2 * alignment, unit_page)};
+    }
+    const bool guarded = core.guard_bytes != 0 && alignment <= unit_page;
+    return {guarded ? std::max(alignment, line) : 0, plain};
+}
+
 }  // namespace
 
 thread_cache& cache_of(general_purpose_core& core, std::uint32_t index) noexcept {
@@ -274,7 +313,7 @@ thread_cache& cache_of(general_purpose_core& core, std::uint32_t index) noexcept
         core.caches.store(cache, std::memory_order_release);
         core.all_caches[index].store(cache, std::memory_order_relaxed);
     }
-    if (!core.limited && core.gate == nullptr && !core.watched()) {
+    if (!core.limited && core.gate == nullptr && !core.exact && !core.chosen.on() && !core.watched()) {
         // A foreign thread of a single_checked resource never gets to look here.
         core.fast_caches[index].store(cache, std::memory_order_relaxed);
     }
@@ -309,20 +348,22 @@ unit* refill(general_purpose_core& core, thread_cache& cache, unsigned cls) noex
 }
 
 unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept {
+    const large_place place = place_large(core, alignment);
     // Callers refuse sizes above address_space_bytes, so this sum cannot wrap.
-    const std::size_t size = os::round_up(std::max<std::size_t>(bytes + core.guard_bytes, 1), unit_page);
+    const std::size_t size = os::round_up(std::max<std::size_t>(place.front + bytes + core.guard_bytes, 1), unit_page);
     std::optional<upstream_fault> fault;
     unit* u = nullptr;
     piece memory;
     bool found = false;
     {
         guard_lock hold(core);
-        found = obtain(core, hold, size, size + size / 4, std::max(alignment, unit_page), memory, fault);
+        found = obtain(core, hold, size, size + size / 4, place.alignment, memory, fault);
     }
     if (found) {
         u = new_unit(core, memory, std::nullopt);
         if (u != nullptr) {
             u->large = true;
+            u->first = u->base + place.front;
             u->capacity = 1;
             u->request = bytes;
             u->records = reinterpret_cast<unsigned char*>(&u->large_record);
@@ -344,9 +385,11 @@ unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alig
         report_upstream(core, fault->kind, fault->p, fault->bytes, fault->alignment);
     }
     if (u != nullptr) {
-        const std::size_t clean = core.rules.fill ? 0 : bytes;
-        if (core.rules.fill || core.guard_bytes != 0) {
-            fill_memory(core, bytes_of(*u) + clean, fresh_byte, u->size - clean);
+        unsigned char* const block = slot_ref{u, 0}.address();
+        if (fills(core)) {
+            fill_memory(core, block - u->front(), fresh_byte, u->front());
+            const std::size_t clean = core.rules.fill ? 0 : bytes;
+            fill_memory(core, block + clean, fresh_byte, u->slot_bytes() - clean);
         }
     }
     return u;
@@ -386,7 +429,7 @@ slot_ref take_freed_slot(general_purpose_core& core, unsigned cls, std::size_t a
             state.store(slot_state::freed, std::memory_order_relaxed);  // for the report, if there is one
             if (!core.rules.fill || verify_freed(core, s)) {
                 state.store(slot_state::never, std::memory_order_relaxed);
-                if (core.rules.fill || core.guard_bytes != 0) {
+                if (fills(core)) {
                     fill_memory(core, s.address(), fresh_byte, u->slot_size);
                 }
                 return s;

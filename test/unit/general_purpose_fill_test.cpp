@@ -17,13 +17,13 @@ TYPED_TEST_SUITE(general_purpose_fill, checking_policies);
 // Bytes from the end of a block to the end of its slot or pages, as the resource lays them out: the distance to the
 // next block of the same size tells.
 template <class Heap>
-std::size_t slack_of(Heap& heap, std::size_t bytes) {
+std::size_t slack_of(Heap& heap, std::size_t bytes, const pmr_debug::policy& rules) {
     void* const a = heap.allocate(bytes, 8);
     void* const b = heap.allocate(bytes, 8);
     const auto slot = static_cast<std::size_t>(bytes_at(b) - bytes_at(a));
     heap.deallocate(a, bytes, 8);
     heap.deallocate(b, bytes, 8);
-    return slot - bytes;
+    return slot - bytes - (rules.exact_alignment ? 8 : 0);  // the rest is before the block in its slot
 }
 
 TYPED_TEST(general_purpose_fill, fresh_bytes_are_0xAA) {
@@ -81,7 +81,7 @@ TYPED_TEST(general_purpose_fill, canary_covers_at_least_the_guard_and_all_of_the
         GTEST_SKIP() << "no canary";
     }
     for (const std::size_t bytes : {0U, 1U, 7U, 8U, 16U, 48U, 64U, 100U, 113U, 200U, 1'000U}) {
-        const std::size_t slack = slack_of(*this->heap, bytes);
+        const std::size_t slack = slack_of(*this->heap, bytes, this->rules);
         EXPECT_GE(slack, this->rules.guard_bytes);
         for (std::size_t offset = 0; offset < slack; ++offset) {
             this->errors.clear();
@@ -102,8 +102,9 @@ TYPED_TEST(general_purpose_fill, canary_of_a_large_block_reaches_to_the_end_of_i
         GTEST_SKIP() << "no canary";
     }
     const std::size_t page = pmr_debug::page_resource::page_size();
-    for (const std::size_t bytes : {3 * page - 20, 3 * page - 16, 3 * page - 15, 3 * page, 3 * page + 1}) {
-        const std::size_t end = (bytes + this->rules.guard_bytes + page - 1) / page * page;
+    const std::size_t before = this->rules.exact_alignment ? 72 : 64;
+    for (const std::size_t bytes : {3 * page - 84, 3 * page - 80, 3 * page - 79, 3 * page, 3 * page + 1}) {
+        const std::size_t end = (before + bytes + this->rules.guard_bytes + page - 1) / page * page - before;
         for (const std::size_t at : {bytes, bytes + 7, end - 1}) {
             this->errors.clear();
             void* const p = this->heap->allocate(bytes, 8);
@@ -184,7 +185,7 @@ TYPED_TEST(general_purpose_fill, write_into_the_slack_of_a_freed_block_is_a_writ
     if (!this->rules.fill) {
         GTEST_SKIP() << "nothing is filled";
     }
-    const std::size_t slack = slack_of(*this->heap, 70);
+    const std::size_t slack = slack_of(*this->heap, 70, this->rules);
     ASSERT_GT(slack, 0U);
     void* const p = this->heap->allocate(70, 8);
     void* const neighbour = this->heap->allocate(70, 8);
