@@ -1,9 +1,9 @@
 #include "system_calls.hpp"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 
 #include <atomic>
@@ -26,7 +26,7 @@ int __real_pthread_key_create(pthread_key_t*, void (*)(void*));
 int __real_pthread_setspecific(pthread_key_t, const void*);
 int __real_sigaltstack(const stack_t*, stack_t*);
 int __real_sigaction(int, const struct sigaction*, struct sigaction*);
-int __real_open(const char*, int, ...);
+long __real_syscall(long, ...);
 }
 
 namespace injection {
@@ -271,12 +271,16 @@ int __wrap_sigaction(int signal, const struct sigaction* now, struct sigaction* 
     return fails(call::action) ? -1 : __real_sigaction(signal, now, before);
 }
 
-int __wrap_open(const char* path, int flags, ...) {
+// The library opens files by this.
+long __wrap_syscall(long number, ...) {
+    long a[6];
     std::va_list rest;
-    va_start(rest, flags);
-    const int mode = (flags & O_CREAT) != 0 ? va_arg(rest, int) : 0;
+    va_start(rest, number);
+    for (long& argument : a) {
+        argument = va_arg(rest, long);  // those that are not there are not looked at
+    }
     va_end(rest);
-    return fails(call::open) ? -1 : __real_open(path, flags, mode);
+    return number == SYS_openat && fails(call::open) ? -1 : __real_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
 }  // extern "C"

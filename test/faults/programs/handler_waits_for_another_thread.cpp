@@ -11,7 +11,6 @@ namespace {
 
 std::pmr::memory_resource* heap = nullptr;
 thread_local bool helping = false;
-std::atomic<int> stuck{0};
 
 void let_another_use_it() {
     if (heap == nullptr || helping) {
