@@ -22,7 +22,7 @@ struct faulty : std::pmr::memory_resource {
 
 int main(int, char** argv) {
     pmr_debug::fault_handler faults;
-    pmr_debug::json_handler json(2);
+    pmr_debug::json_handler json(2, pmr_debug::action::abort);
     pmr_debug::general_purpose_resource heap({.name = "heap"});
     faulty other;
     if (std::strcmp(argv[2], "json") == 0) {
