@@ -98,8 +98,12 @@ void arena::close() noexcept {
         range& r = ranges_[i - 1];
         if (i != 1 || !shared_) {
             give_back(r);
-        } else if (arena* const all = process_arena(); os::discard(r.base, r.reserved)) {
-            all->free(r.base, r.reserved);  // else it is lost: whoever gets it next needs it zeroed
+        } else {
+            // Whoever gets it next needs it zeroed. What cannot be given back was written up to the last piece at most.
+            if (!os::discard(r.base, r.reserved)) {
+                std::memset(r.base, 0, r.next);
+            }
+            process_arena()->free(r.base, r.reserved);
         }
         r = {};
     }

@@ -74,7 +74,7 @@ protected:
             ASSERT_EQ(out.refused, 0U);
         }
         ASSERT_EQ(reports.count(), 0U);
-        ASSERT_GT(calls, 3U);
+        ASSERT_GT(calls, 0U);  // one: of an arena that begins with the process's, over operator new
         const std::uint64_t step = std::max<std::uint64_t>(1, calls / most_runs);
         for (std::uint64_t k = 1; k <= calls && !HasFailure(); k += k < 100 ? 1 : step) {
             expect_intact<Subject>({.first = k, .last = k}, "call");
