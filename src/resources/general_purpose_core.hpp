@@ -137,13 +137,17 @@ struct unit : metadata::address_range {
     unit* pending_before = nullptr;  ///< neighbours among the retired units that wait for their slab
     unit* pending_after = nullptr;
     bool pending = false;
-    bool booked = false;             ///< its bytes are in the totals of retired ones
-    bool untrapped = false;          ///< counts as retired and not, or not yet, trapped
-    bool orphaned = false;           ///< forgotten while attached: whoever detaches it frees this descriptor
-    bool warm = false;               ///< its pages are in memory already
-    bool zeroed = false;             ///< its memory was all zero when it was made
-    bool chosen = false;             ///< large: to be trapped when it is freed, by the options' trap_freed
-    bool rest_verified = false;      ///< what is around its slots was looked at for the last time
+    bool booked = false;         ///< its bytes are in the totals of retired ones
+    bool untrapped = false;      ///< counts as retired and not, or not yet, trapped
+    bool orphaned = false;       ///< forgotten while attached: whoever detaches it frees this descriptor
+    bool warm = false;           ///< its pages are in memory already
+    bool zeroed = false;         ///< its memory was all zero when it was made
+    bool chosen = false;         ///< large: to be trapped when it is freed, by the options' trap_freed
+    bool rest_verified = false;  ///< what is around its slots was looked at for the last time
+
+    /// A thread changes its memory, without the lock, to what the records do not say yet. In the child of a fork that
+    /// thread may not exist, and the memory stays as it is: it cannot be verified.
+    std::atomic<bool> unsettled{false};
     std::uint32_t freed_search = 0;  ///< slot at which the last search for a freed one ended
     std::uint64_t first_serial = 0;
     std::size_t request = 0;  ///< size as requested of the block in slot 0
@@ -155,6 +159,18 @@ struct unit : metadata::address_range {
         return left >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << left) - 1;
     }
     [[nodiscard]] std::uint32_t words() const noexcept { return (capacity + 63) / 64; }
+    /// Effects: the memory is about to change; or has changed, and the records say so.
+    void unsettle() noexcept {
+        unsettled.store(true, std::memory_order_relaxed);
+        std::atomic_thread_fence(std::memory_order_release);
+    }
+    void settle() noexcept { unsettled.store(false, std::memory_order_release); }
+    /// Whether slot \p i waits to be used again. If it is in no thread's hands any more it may be half filled. Only
+    /// where slots are used again.
+    [[nodiscard]] bool waits(std::uint32_t i) const noexcept {
+        const std::uint64_t taken = i / 64 == taken_word ? taken_bits : 0;
+        return (((free_bits[i / 64].load(std::memory_order_relaxed) | taken) >> (i % 64)) & 1) != 0;
+    }
     [[nodiscard]] bool trapped() const noexcept { return trap != os::guard_tier::none; }
     [[nodiscard]] std::size_t slot_bytes() const noexcept { return large ? base + size - first : slot_size; }
     [[nodiscard]] std::uintptr_t end() const noexcept { return base + size; }

@@ -383,6 +383,7 @@ class general_purpose_calls {
                 }
             }
             if (!plain && s.owner->large) [[unlikely]] {
+                s.owner->unsettle();  // retired ones are filled or trapped
                 r.state.store(slot_state::freed, std::memory_order_release);
                 poison_freed(core, s);
                 retire(core, *s.owner);

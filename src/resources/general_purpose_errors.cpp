@@ -374,7 +374,7 @@ std::size_t verify_rest(general_purpose_core& core, unit& u) noexcept {
     }
     if (recycles) {  // filled when they are handed out
         for (std::uint32_t i = 0; i < u.capacity && u.zeroed; ++i) {
-            if (const slot_ref s{&u, i}; !was_used(core, s)) {
+            if (const slot_ref s{&u, i}; !was_used(core, s) && u.waits(i)) {
                 verify(s.address(), s.address() + u.slot_size, 0);
             }
         }
@@ -490,8 +490,12 @@ std::size_t verify_untouched(general_purpose_core& core) noexcept {
 
 std::size_t check_all(general_purpose_core& core) noexcept {
     std::size_t damaged = verify_untouched(core);
+    const bool recycles = core.rules.freed == reuse::immediate;
     // No other thread uses the resource, and a handler must be free to: walk without the lock.
     for (unit* u = core.units; u != nullptr; u = u->following) {
+        // In the child of a fork, what another thread was at stays undone.
+        const bool at_work = u->unsettled.load(std::memory_order_acquire) || (u->in != nullptr && u->in->busy);
+        const bool readable = !u->trapped() && !at_work;
         const std::uint32_t used = u->next.load(std::memory_order_relaxed);
         for (std::uint32_t i = 0; i < used && core.record_bytes != 0; ++i) {
             const slot_ref s{u, i};
@@ -499,11 +503,12 @@ std::size_t check_all(general_purpose_core& core) noexcept {
             if (state == slot_state::live && core.guard_bytes != 0 && !surroundings_intact(core, s)) {
                 report_surroundings(core, s);
                 ++damaged;
-            } else if (state == slot_state::freed && core.rules.fill && !u->trapped() && !verify_freed(core, s)) {
+            } else if (state == slot_state::freed && core.rules.fill && readable &&
+                       (!recycles || u->large || u->waits(i)) && !verify_freed(core, s)) {
                 ++damaged;
             }
         }
-        damaged += u->trapped() ? 0 : verify_rest(core, *u);
+        damaged += readable ? verify_rest(core, *u) : 0;
     }
     return damaged;
 }

@@ -202,7 +202,7 @@ void give_up_landing(general_purpose_core& core, const slab& s, const landing& t
 void trap_alone(general_purpose_core& core, guard_lock& hold, unit& u) noexcept {
     slab& s = *u.in;
     remove_pending(core, u);
-    s.busy = true;
+    s.busy = true;  // as unsettled
     hold.unlock();
     const bool intact = verify_unit(core, u);
     const os::guard_tier tier = os::install_guard(bytes_of(u), u.size);
@@ -425,6 +425,7 @@ void retire(general_purpose_core& core, unit& u) noexcept {
     const bool immediately = core.rules.freed == reuse::immediate;
     const bool alone = u.in == nullptr;
     auto tier = os::guard_tier::none;
+    u.unsettle();
     if (alone) {
         if (!u.large && core.record_bytes != 0 && !verify_unit(core, u)) {
             u.damaged = true;
@@ -441,6 +442,7 @@ void retire(general_purpose_core& core, unit& u) noexcept {
     }
     guard_lock hold(core);
     u.phase.store(unit_phase::retired, std::memory_order_release);
+    u.settle();                                         // what follows is one change for a fork, which takes the lock
     if (immediately && tier == os::guard_tier::none) {  // large ones only; those chosen to be trapped stay so
         release_now(core, u);
         return;

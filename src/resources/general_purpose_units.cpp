@@ -144,15 +144,19 @@ bool prepare_more(general_purpose_core& core, unit& u) noexcept {
                       from + std::max<std::uint32_t>(1, static_cast<std::uint32_t>(prepare_step / u.slot_size)));
         unsigned char* const end = to == u.capacity ? rest_end(u) : slot_ref{&u, to}.address();
         const auto bytes = static_cast<std::size_t>(end - start);
-        // The fill wipes out what was written here by mistake. The first slots were no part of a unit until now.
-        if (from != 0 && u.zeroed && core.rules.checks && !all_bytes(start, bytes, 0)) [[unlikely]] {
+        // The fill wipes out what was written here by mistake. The first slots were no part of a unit until now. After
+        // a fork, a thread that does not exist may have filled some.
+        if (from != 0 && u.zeroed && core.rules.checks && !u.unsettled.load(std::memory_order_relaxed) &&
+            !all_bytes(start, bytes, 0)) [[unlikely]] {
             written = stray_write(core, start, end, 0);
         }
+        u.unsettle();
         fill_memory(core, start, fresh_byte, bytes);
     } else if (core.poisons) {
         os::poison(start, u.end() - reinterpret_cast<std::uintptr_t>(start));
     }
     u.prepared.store(to, std::memory_order_relaxed);
+    u.settle();
     if (written.has_value()) {
         raise_from(core, *written);  // the handler may use the resource, and finds the unit ready
     }

@@ -22,8 +22,8 @@ void let_another_use_it() {
         std::pmr::vector<int> v(100, heap);
         done = true;
     });
-    for (int i = 0; i < 1'000 && !done; ++i) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    for (int i = 0; i < 5'000 && !done; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     if (!done) {
         std::printf("no other thread can use it meanwhile\n");

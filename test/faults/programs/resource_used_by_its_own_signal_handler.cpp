@@ -19,7 +19,7 @@ void tick(int) {
 }  // namespace
 
 int main(int, char** argv) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(800);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(400);
     faults::with_resource(argv[1], nullptr, [&](const faults::subject& s) {
         heap = &s.resource;
         std::signal(SIGPROF, tick);
