@@ -59,9 +59,11 @@ enum class dead_unit : std::uint8_t {
 /// policy says. A block of those takes a page or more, and two system calls in its life.
 ///
 /// \code
-///   {.trap_freed = {.one_in = 1}}                       // all
-///   {.trap_freed = {.at_least = 256}}                   // those of 256 bytes or more
-///   {.trap_freed = {.at_least = 256, .one_in = 100}}    // of those each hundredth
+///   pmr_debug::general_purpose_options options;
+///   options.trap_freed = {.one_in = 1};                     // all
+///   options.trap_freed = {.at_least = 256};                 // those of 256 bytes or more
+///   options.trap_freed = {.at_least = 256, .one_in = 100};  // of those each hundredth
+///   pmr_debug::general_purpose_resource resource(options);
 /// \endcode
 struct trap_selection {
     std::size_t at_least = 0;  ///< blocks of so many bytes or more
