@@ -214,6 +214,11 @@ bool commit(void* p, std::size_t bytes) noexcept {
            (filtered() && map_over(p, bytes, PROT_READ | PROT_WRITE));
 }
 
+bool show(void* p, std::size_t bytes) noexcept {
+    const errno_keeper keep;
+    return ::mprotect(p, bytes, PROT_READ) == 0 || (filtered() && map_over(p, bytes, PROT_READ));
+}
+
 bool protect_read(void* p, std::size_t bytes) noexcept {
     const errno_keeper keep;
     return ::mprotect(p, bytes, PROT_READ) == 0;

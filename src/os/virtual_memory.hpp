@@ -36,6 +36,8 @@ inline constexpr std::size_t address_space_bytes =
 
 /// Effects: makes reserved pages readable and writable. Returns: false if the system refuses.
 bool commit(void* p, std::size_t bytes) noexcept;
+/// Effects: makes reserved pages, not committed yet, readable: zeros. Returns: false if the system refuses.
+bool show(void* p, std::size_t bytes) noexcept;
 
 /// Effects: makes pages read-only / readable and writable. Returns: false if the system refuses.
 bool protect_read(void* p, std::size_t bytes) noexcept;

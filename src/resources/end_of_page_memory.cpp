@@ -305,10 +305,11 @@ bool enter(fence_core& core, std::size_t end) noexcept {
     constexpr std::size_t step = std::size_t{1} << 14;
     const std::size_t last = std::min(core.granules, os::round_up(end, step));
     const auto open = [&](std::uintptr_t table, std::size_t entry) {
+        // Only pages that were not opened yet: if the usual call is refused, others take their place.
         const std::size_t unit_of_pages = os::page_size();
-        const std::uintptr_t from = (table + core.entered * entry) & ~(unit_of_pages - 1);
+        const std::uintptr_t from = os::round_up(table + core.entered * entry, unit_of_pages);
         const std::uintptr_t to = os::round_up(table + last * entry, unit_of_pages);
-        return os::protect_read_write(at(from), to - from);
+        return from == to || os::commit(at(from), to - from);
     };
     if (!open(reinterpret_cast<std::uintptr_t>(core.index), sizeof *core.index) ||
         !open(reinterpret_cast<std::uintptr_t>(core.uses), sizeof *core.uses)) {
@@ -541,9 +542,11 @@ bool open_range(fence_core& core) noexcept {
     core.base = reinterpret_cast<std::uintptr_t>(range);
     core.range_bytes = bytes;
     core.granules = bytes / granule;
-    core.index_bytes = os::round_up(core.granules * (sizeof(std::atomic<unit*>) + 1), os::page_size());
+    // Two tables, each of whole pages.
+    const std::size_t first_bytes = os::round_up(core.granules * sizeof(std::atomic<unit*>), os::page_size());
+    core.index_bytes = first_bytes + os::round_up(core.granules * sizeof(std::atomic<granule_use>), os::page_size());
     void* const tables = os::reserve(core.index_bytes, page);
-    if (tables == nullptr || !os::protect_read(tables, core.index_bytes)) {
+    if (tables == nullptr || !os::show(tables, core.index_bytes)) {
         if (tables != nullptr) {
             os::unmap(tables, core.index_bytes);
         }
@@ -552,7 +555,7 @@ bool open_range(fence_core& core) noexcept {
     }
     // Zeroed pages: null pointers, and granules never touched.
     core.index = static_cast<std::atomic<unit*>*>(tables);
-    core.uses = reinterpret_cast<std::atomic<granule_use>*>(core.index + core.granules);
+    core.uses = reinterpret_cast<std::atomic<granule_use>*>(static_cast<std::byte*>(tables) + first_bytes);
     return true;
 }
 
