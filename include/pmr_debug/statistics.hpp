@@ -34,9 +34,9 @@ private:
     std::array<std::uint64_t, error_kind_count> counts_{};
 };
 
-/// A snapshot of a resource's counters. Byte counts are bytes as requested, unless said otherwise. Resources give theirs
-/// in signal handlers, too: where one interrupts the resource at work, the numbers are those of that moment, some
-/// changed already and others not, and those that take a walk through a list (resident, overhead) may be missing.
+/// A snapshot of a resource's counters. Byte counts are bytes as requested, unless said otherwise. Resources give
+/// theirs in signal handlers, too: where one interrupts the resource at work, the numbers are those of that moment,
+/// some changed already and others not, and those that take a walk through a list (resident, overhead) may be missing.
 struct statistics {
     std::uint64_t live_blocks = 0;          ///< allocated, not yet freed. High at the end: leaks
     std::uint64_t live_bytes = 0;           ///< bytes of those

@@ -17,7 +17,7 @@ constexpr std::size_t places = 256;
 // compiled without run-time type information: asking that one ends the program.
 const void* functions_of(const std::pmr::memory_resource& r) noexcept {
     const void* table = nullptr;
-    std::memcpy(&table, &r, sizeof table);
+    std::memcpy(&table, static_cast<const void*>(&r), sizeof table);
     return table;
 }
 

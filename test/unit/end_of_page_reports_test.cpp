@@ -362,10 +362,9 @@ using every_shape = ::testing::Types<
                                       .guard_bytes = 0,
                                       .fill = false}>>;
 #else
-using every_shape =
-    ::testing::Types<end_of_page_resource, basic_end_of_page_resource<pmr_debug::thorough_policy>,
-                     basic_end_of_page_resource<pmr_debug::release_policy>, basic_end_of_page_resource<single>,
-                     basic_end_of_page_resource<keeping>>;
+using every_shape = ::testing::Types<end_of_page_resource, basic_end_of_page_resource<pmr_debug::thorough_policy>,
+                                     basic_end_of_page_resource<pmr_debug::release_policy>,
+                                     basic_end_of_page_resource<single>, basic_end_of_page_resource<keeping>>;
 #endif
 TYPED_TEST_SUITE(fence_silent, every_shape);
 

@@ -27,9 +27,8 @@ using forgetting_policies =
     ::testing::Types<with<pmr_debug::default_policy>, with<pmr_debug::thorough_policy>, with<pmr_debug::fast_policy>,
                      with<unchecked_policy>, with<single_policy>, with<quarantined_policy>, with<keeping_policy>>;
 #else
-using forgetting_policies =
-    ::testing::Types<with<pmr_debug::default_policy>, with<pmr_debug::thorough_policy>, with<single_policy>,
-                     with<quarantined_policy>, with<keeping_policy>>;
+using forgetting_policies = ::testing::Types<with<pmr_debug::default_policy>, with<pmr_debug::thorough_policy>,
+                                             with<single_policy>, with<quarantined_policy>, with<keeping_policy>>;
 #endif
 TYPED_TEST_SUITE(general_purpose_forgotten, forgetting_policies);
 

@@ -108,11 +108,11 @@ using every_shape = ::testing::Types<
     // A policy that ships with nobody.
     basic_tracking_resource<policy{.threads = threading::single_checked, .alloc_frames = 3, .free_frames = 0}>>;
 #else
-using every_shape = ::testing::Types<
-    basic_tracking_resource<with_traces(threading::synchronized)>,
-    basic_tracking_resource<without_traces(threading::single_checked)>,
-    basic_tracking_resource<counts_only(threading::unchecked)>, basic_tracking_resource<pmr_debug::thorough_policy>,
-    basic_tracking_resource<pmr_debug::release_policy>>;
+using every_shape = ::testing::Types<basic_tracking_resource<with_traces(threading::synchronized)>,
+                                     basic_tracking_resource<without_traces(threading::single_checked)>,
+                                     basic_tracking_resource<counts_only(threading::unchecked)>,
+                                     basic_tracking_resource<pmr_debug::thorough_policy>,
+                                     basic_tracking_resource<pmr_debug::release_policy>>;
 #endif
 TYPED_TEST_SUITE(tracking_shape, every_shape);
 
