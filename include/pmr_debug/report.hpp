@@ -98,6 +98,10 @@ struct block_info {
     block_state state = block_state::unknown;
     std::uint32_t alloc_thread = 0;  ///< this library's thread number, 1-based; 0 if not kept
     std::uint32_t free_thread = 0;   ///< as above
+    /// Blocks that a resource had at this address, this one included, where freed memory was used again within a unit
+    /// that lives (general_purpose_resource): this is the last of them. A call with a pointer to an earlier one cannot
+    /// be told from a call with this one's.
+    std::uint32_t owners = 1;
 };
 
 /// Leaked blocks of one call path.
@@ -127,11 +131,13 @@ struct report {
     std::uint32_t thread = 0;         ///< number of the reporting thread
     /// foreign_thread: the thread the resource is bound to, or that is in the upstream (`owner`, by its type).
     std::uint32_t other_thread = 0;
-    std::size_t limit = 0;                ///< limit_exceeded, arena_overflow: the limit, bytes or blocks
-    std::size_t in_use = 0;               ///< limit_exceeded, arena_overflow: what was in use
-    trace_id here = trace_id::none;       ///< where the error was noticed
-    trace_id allocated = trace_id::none;  ///< where `block` was allocated
-    trace_id freed = trace_id::none;      ///< where `block` was (first) freed
+    std::size_t limit = 0;                       ///< limit_exceeded, arena_overflow: the limit, bytes or blocks
+    std::size_t in_use = 0;                      ///< limit_exceeded, arena_overflow: what was in use
+    trace_id here = trace_id::none;              ///< where the error was noticed
+    trace_id allocated = trace_id::none;         ///< where `block` was allocated
+    trace_id freed = trace_id::none;             ///< where `block` was (first) freed
+    trace_id former_allocated = trace_id::none;  ///< where the block before, at the same address, was allocated
+    trace_id former_freed = trace_id::none;      ///< and freed
     /// foreign_thread: a use by the bound thread. Damage: where the block was allocated that covers `first_bad`
     trace_id other = trace_id::none;
     block_info covering;  ///< damage: another live block, of `owner` or of `resource`, that covers `first_bad`

@@ -18,6 +18,7 @@
 
 #include "metadata/address_map.hpp"
 #include "metadata/arena.hpp"
+#include "metadata/quarantine_budget.hpp"
 #include "metadata/registry.hpp"
 #include "os/thread.hpp"
 #include "os/virtual_memory.hpp"
@@ -26,6 +27,7 @@
 #include "resources/size_classes.hpp"
 #include "resources/upstream_watch.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -43,6 +45,7 @@ enum class slot_state : std::uint8_t {
     freeing,  ///< being freed: whoever got here from live still fills it
     freed,
     damaged,  ///< freed, and set aside because bytes around it were written
+    ready,    ///< freed, verified and filled as fresh memory: its unit hands it out again
 };
 
 /// What is known of one slot: 16 bytes with traces, 8 without. `size` holds large_size where the size is the unit's.
@@ -60,6 +63,15 @@ struct traced_record : slot_record {
 static_assert(sizeof(slot_record) == 8 && sizeof(traced_record) == 16);
 
 inline constexpr std::uint16_t large_size = 0xFFFF;
+
+/// Of a slot that was handed out more than once. All zero: once so far.
+struct slot_history {
+    std::uint64_t serial : 48;  ///< of the latest allocation
+    std::uint64_t owners : 16;  ///< blocks that it was so far, this one included; saturates
+    trace_id former_allocated;  ///< of the block before
+    trace_id former_freed;
+};
+static_assert(sizeof(slot_history) == 16);
 
 /// One upstream allocation, from which units are carved, front to back.
 struct chunk {
@@ -109,6 +121,8 @@ struct unit : metadata::address_range {
     std::uint32_t reciprocal = 0;
     std::atomic<std::uint32_t> unfreed{0};  ///< slots not yet freed for good; 0 retires the unit
     std::uint32_t capacity = 0;
+    /// With so few slots unfreed, or less, a free goes on in counted_down().
+    std::atomic<std::uint32_t> notify{1};
     std::atomic<unit_phase> phase{unit_phase::active};
     bool large = false;
     std::atomic<bool> damaged{false};  ///< a canary or fill was found broken: never used again
@@ -118,6 +132,16 @@ struct unit : metadata::address_range {
     std::atomic<std::uint32_t> next{0};      ///< first slot never handed out
     std::atomic<std::uint32_t> prepared{0};  ///< slots before this are filled and ready
     std::atomic<bool> attached{false};       ///< is the current unit of some thread, which may look at it at any time
+    // Slots that are handed out again: [next, prepared) are those that are ready, the owner looks for more from `scan`
+    // on, and `unfreed` counts one more while the unit is attached, so that it stays.
+    std::atomic<bool> again{false};  ///< once true, all slots may have been used
+    std::uint32_t scan = 0;
+    std::atomic<slot_history*> history{nullptr};  ///< a slot each; set under the lock, before the first is used again
+    // Dead pages in a unit that lives. Written by whoever borrows it, or has it attached.
+    std::atomic<std::uint16_t> gone{0};       ///< a bit a page: its memory was given back
+    std::atomic<std::uint16_t> guarded{0};    ///< of those: guarded by a marker
+    std::atomic<std::uint16_t> forgotten{0};  ///< a bit a page of records: given up, with all that was known of slots
+    std::uint16_t gone_records = 0;  ///< pages of records that count as remembered without need; under the lock
     // reuse::immediate only.
     std::atomic<std::uint64_t>* free_bits = nullptr;  ///< a set bit is a free slot, ready for its owner to take
     std::uint64_t taken_bits = 0;                     ///< owner's: free slots taken over from word `taken_word`
@@ -130,9 +154,12 @@ struct unit : metadata::address_range {
     chunk* from = nullptr;
     slab* in = nullptr;  ///< null: trapped by itself
     unit* next_in_slab = nullptr;
-    unit* pending_before = nullptr;  ///< neighbours among the retired units that wait for their slab
-    unit* pending_after = nullptr;
+    // Neighbours in the line it stands in: of closed units of its class, or of retired ones that wait for their slab.
+    unit* line_before = nullptr;
+    unit* line_after = nullptr;
     bool pending = false;
+    bool closed = false;             ///< all its slots were handed out, some are live, and nobody works on it
+    bool borrowed = false;           ///< somebody gives pages of it back, without the lock
     bool booked = false;             ///< its bytes are in the totals of retired ones
     bool untrapped = false;          ///< counts as retired and not, or not yet, trapped
     bool orphaned = false;           ///< forgotten while attached: whoever detaches it frees this descriptor
@@ -148,9 +175,22 @@ struct unit : metadata::address_range {
         return left >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << left) - 1;
     }
     [[nodiscard]] std::uint32_t words() const noexcept { return (capacity + 63) / 64; }
+    /// True if slot \p index was freed long ago, and its record given up.
+    [[nodiscard]] bool forgets(std::uint32_t index, std::uint32_t record_bytes) const noexcept {
+        const std::uint16_t pages = forgotten.load(std::memory_order_acquire);
+        return pages != 0 &&
+               (pages >> (std::size_t{index} * record_bytes >> metadata::address_map::page_bits) & 1U) != 0;
+    }
     [[nodiscard]] bool trapped() const noexcept { return trap != os::guard_tier::none; }
     [[nodiscard]] std::size_t slot_bytes() const noexcept { return large ? size : slot_size; }
+    /// Slots from here on were never handed out.
+    [[nodiscard]] std::uint32_t used() const noexcept {
+        return again.load(std::memory_order_acquire) ? capacity : next.load(std::memory_order_relaxed);
+    }
+    /// What the last slot leaves of the memory was never written.
+    [[nodiscard]] std::size_t slots_size() const noexcept { return large ? size : std::size_t{capacity} * slot_size; }
 };
+static_assert(sizeof(unit) <= 256);  // private memory is handed out in powers of two
 
 /// A counter that one thread writes and any thread reads.
 class owned_counter {
@@ -171,6 +211,23 @@ struct alignas(64) thread_cache {
     owned_counter deallocations;
     owned_counter deallocated_bytes;
     thread_cache* next = nullptr;
+};
+
+/// A line of units, oldest first, that each may leave at any time.
+struct unit_line {
+    unit* first = nullptr;
+    unit* last = nullptr;
+
+    void push(unit& u) noexcept {
+        u.line_before = last;
+        u.line_after = nullptr;
+        (last != nullptr ? last->line_after : first) = &u;
+        last = &u;
+    }
+    void remove(unit& u) noexcept {
+        (u.line_before != nullptr ? u.line_before->line_after : first) = u.line_after;
+        (u.line_after != nullptr ? u.line_after->line_before : last) = u.line_before;
+    }
 };
 
 /// A first-in first-out list of units, linked by `queue`.
@@ -254,9 +311,22 @@ struct general_purpose_core {
     unit* freed_search = nullptr;  ///< unit at which the last search for a freed slot ended; null: none
     unit_queue retired;
     unit_queue reusable;
-    unit* oldest_pending = nullptr;
-    unit* newest_pending = nullptr;
+    unit_line pending;
     std::size_t pending_count = 0;
+    // Freed slots in units that live, see general_purpose_reuse.cpp.
+    unit_line closed[size_classes::count]{};
+    std::size_t closed_bytes = 0;  ///< of units in those
+    std::size_t closed_count = 0;
+    std::size_t freed_counted = 0;    ///< bytes of freed slots when they were last counted
+    std::uint64_t counted_at = 0;     ///< what all threads together had freed then, bytes
+    std::size_t reclaimed = 0;        ///< bytes used again or given back since
+    std::size_t gone_records = 0;     ///< bytes of records that are kept of slots whose memory was given back
+    std::size_t dropped_records = 0;  ///< bytes of records that were given up in units that live
+    std::size_t trims_left = 0;       ///< units not yet looked at for dead pages since
+    unsigned trim_class = 0;          ///< where the next is looked for
+    std::atomic<std::uint64_t> reused_slots{0};
+    metadata::quarantine_share share;
+    std::size_t unsettled = 0;                 ///< bytes retired since the share was settled
     slab* open_slab = nullptr;                 ///< where the next unit is carved
     slab* ready_slabs = nullptr;               ///< to be opened next
     std::size_t warm_count = 0;                ///< of those, slabs with pages; and of slabs that are being moved
@@ -351,10 +421,6 @@ unit* refill(general_purpose_core& core, thread_cache& cache, unsigned cls) noex
 /// Returns: a unit that holds one block of \p bytes; null if there is no memory.
 unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept;
 
-/// Effects: last resort when no unit is to be had: finds a freed slot that fits and makes it ready. Returns: it, or
-/// none.
-slot_ref take_freed_slot(general_purpose_core& core, unsigned cls, std::size_t alignment) noexcept;
-
 /// Effects: raises the recorded peak to at least these.
 void raise_peak(general_purpose_core& core, std::uint64_t blocks, std::uint64_t bytes) noexcept;
 
@@ -365,6 +431,42 @@ struct live_totals {
 };
 /// Takes no lock.
 [[nodiscard]] live_totals sum_caches(general_purpose_core& core) noexcept;
+
+// ---- general_purpose_reuse.cpp: freed slots of units that live
+// -------------------------------------------------------
+
+/// Effects: last resort when no unit is to be had: finds a freed slot that fits and makes it ready. Returns: it, or
+/// none.
+slot_ref take_freed_slot(general_purpose_core& core, unsigned cls, std::size_t alignment) noexcept;
+
+/// Effects: a slot at \p address of a unit was freed, and few of it live now: gives pages back if too much is kept.
+void freed_much(general_purpose_core& core, std::uintptr_t address) noexcept;
+
+/// Bytes of freed slots in units that live, or more. Lock held.
+[[nodiscard]] std::size_t kept_freed(general_purpose_core& core) noexcept;
+
+/// True if the freed bytes of slot \p index hold their fill. Pages that were given back are not looked at.
+[[nodiscard]] bool freed_intact(const general_purpose_core& core, const unit& u, std::uint32_t index) noexcept;
+
+/// Calls \p piece(pointer, bytes) for the parts of [from, from + bytes), in unit \p u, whose memory was not given back.
+template <class Piece>
+void for_each_present(const unit& u, const unsigned char* from, std::size_t bytes, Piece&& piece) noexcept {
+    constexpr std::size_t page = std::size_t{1} << metadata::address_map::page_bits;
+    const std::uint16_t gone = u.gone.load(std::memory_order_acquire);
+    if (gone == 0) {
+        piece(from, bytes);
+        return;
+    }
+    while (bytes != 0) {
+        const std::size_t at = reinterpret_cast<std::uintptr_t>(from) - u.base;
+        const std::size_t n = std::min(bytes, page - at % page);
+        if ((gone >> (at / page) & 1U) == 0) {
+            piece(from, n);
+        }
+        from += n;
+        bytes -= n;
+    }
+}
 
 // ---- general_purpose_retirement.cpp: what becomes of dead units -----------------------------------------------------
 

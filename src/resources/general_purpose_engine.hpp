@@ -279,15 +279,26 @@ class general_purpose_calls {
                 relist(core, address);
             }
         } else if constexpr (shared) {
-            if (u.unfreed.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-                retire(core, u);
+            const std::uint32_t before = u.unfreed.fetch_sub(1, std::memory_order_acq_rel);
+            if (before <= u.notify.load(std::memory_order_relaxed)) [[unlikely]] {
+                counted_down(core, s, before);
             }
         } else {
             const std::uint32_t left = u.unfreed.load(std::memory_order_relaxed) - 1;
             u.unfreed.store(left, std::memory_order_relaxed);
-            if (left == 0) {
-                retire(core, u);
+            if (left < u.notify.load(std::memory_order_relaxed)) [[unlikely]] {
+                counted_down(core, s, left + 1);
             }
+        }
+    }
+
+    /// Effects: \p before slots of the unit were not freed before this one: retires it if it was the last. Else the
+    /// unit may be gone by now.
+    [[gnu::noinline]] static void counted_down(general_purpose_core& core, slot_ref s, std::uint32_t before) noexcept {
+        if (before == 1) {
+            retire(core, *s.owner);
+        } else if constexpr (S.checks) {
+            freed_much(core, reinterpret_cast<std::uintptr_t>(s.address()));
         }
     }
 

@@ -22,6 +22,11 @@ bool has_traces(const general_purpose_core& core) noexcept {
     return core.record_bytes == sizeof(traced_record);
 }
 
+std::uint64_t serial_of(slot_ref s) noexcept {
+    const slot_history* const h = s.owner->history.load(std::memory_order_acquire);
+    return h != nullptr && h[s.index].owners != 0 ? h[s.index].serial : s.owner->first_serial + s.index;
+}
+
 /// Effects: writes what is known of slot \p s into \p r.
 void describe_block(const general_purpose_core& core, slot_ref s, report& r) noexcept {
     const slot_record& record = s.record(core);
@@ -29,10 +34,16 @@ void describe_block(const general_purpose_core& core, slot_ref s, report& r) noe
     r.block.address = s.address();
     r.block.size = s.requested(core);
     r.block.alignment = std::size_t{1} << record.alignment;
-    r.block.serial = s.owner->first_serial + s.index;
+    r.block.serial = serial_of(s);
     r.block.state = state == slot_state::live ? block_state::live : block_state::freed;
     r.block.alloc_thread = record.alloc_thread;
     r.block.free_thread = state == slot_state::live ? 0 : record.free_thread;
+    if (const slot_history* const h = s.owner->history.load(std::memory_order_acquire);
+        h != nullptr && h[s.index].owners > 1) {
+        r.block.owners = static_cast<std::uint32_t>(h[s.index].owners);
+        r.former_allocated = h[s.index].former_allocated;
+        r.former_freed = h[s.index].former_freed;
+    }
     if (has_traces(core)) {
         const auto& traced = static_cast<const traced_record&>(record);
         r.allocated = traced.allocated;
@@ -63,6 +74,10 @@ slot_ref nearest_in(const general_purpose_core& core, unit& u, std::uintptr_t ad
     }
     return best;
 }
+
+constexpr std::string_view forgotten_hint =
+    "The memory belonged to this resource and was retired long ago; its record was given up "
+    "(options: retired_record_bytes).";
 
 /// Farther away a block has nothing to do with a stray pointer.
 constexpr std::uintptr_t neighbourhood = std::uintptr_t{1} << 16;
@@ -155,9 +170,7 @@ void report_invalid(general_purpose_core& core, void* p, std::size_t bytes, std:
         r.nearest_only = true;
     } else if (forgotten) {
         r.kind = error_kind::double_free;
-        r.hint =
-            "The memory belonged to this resource and was retired long ago; its record was given up "
-            "(options: retired_record_bytes).";
+        r.hint = forgotten_hint;
     }
     raise_from(core, r);
 }
@@ -210,7 +223,7 @@ bool describe_address(void* core, std::uintptr_t address, metadata::address_find
         return true;
     }
     if (!was_used(mine, s)) {
-        out->is = what::never_used;
+        out->is = u->forgets(s.index, mine.record_bytes) ? what::retired_unit : what::never_used;
         return true;
     }
     report r;
@@ -242,6 +255,14 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
     }
     const std::uint64_t offset = address - u->base;
     const slot_ref s{u, static_cast<std::uint32_t>((offset * u->reciprocal) >> 32)};
+    if (s.index < u->capacity && !was_used(core, s) && u->forgets(s.index, core.record_bytes)) {
+        if (!report_other_owner(core, p, bytes, alignment, metadata::below::stop)) {
+            report r = call_report(core.record, error_kind::double_free, p, bytes, alignment);
+            r.hint = forgotten_hint;
+            raise_from(core, r);
+        }
+        return {};
+    }
     if (s.index >= u->capacity || !was_used(core, s)) {
         if (!report_other_owner(core, p, bytes, alignment, metadata::below::stop)) {
             report_invalid(core, p, bytes, alignment);
@@ -262,6 +283,11 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
     const auto complain = [&](error_kind kind) {
         report r = call_report(core.record, kind, p, bytes, alignment);
         describe_block(core, s, r);
+        if (r.block.owners > 1) {
+            r.hint =
+                "The address was used again after an earlier block was freed: the pointer may be that one's, and the "
+                "block is now somebody else's.";
+        }
         raise_from(core, r);
     };
     if (!starts_here) {
@@ -288,6 +314,11 @@ void report_not_live(general_purpose_core& core, slot_ref s, slot_state found, s
     }
     report r = call_report(core.record, error_kind::double_free, s.address(), bytes, alignment);
     describe_block(core, s, r);
+    if (r.block.owners > 1) {
+        r.hint =
+            "The address was used again after an earlier block was freed: one of the two frees may have been meant for "
+            "that one.";
+    }
     raise_from(core, r);
 }
 
@@ -306,13 +337,15 @@ void report_overrun(general_purpose_core& core, slot_ref s) noexcept {
 }
 
 bool verify_freed(general_purpose_core& core, slot_ref s) noexcept {
-    const std::size_t bytes = s.owner->slot_bytes();
-    if (all_bytes(s.address(), bytes, freed_byte)) {
+    if (freed_intact(core, *s.owner, s.index)) {
         return true;
     }
     report r = report_of(core.record, error_kind::write_after_free);
     describe_block(core, s, r);
-    note_damage(s.address(), bytes, freed_byte, r);
+    const unsigned char* const start =
+        reinterpret_cast<const unsigned char*>(s.owner->base) + std::size_t{s.index} * s.owner->slot_size;
+    for_each_present(*s.owner, start, s.owner->slot_bytes(),
+                     [&r](const unsigned char* p, std::size_t n) noexcept { note_damage(p, n, freed_byte, r); });
     s.record(core).state.store(slot_state::damaged, std::memory_order_release);
     s.owner->damaged = true;
     raise_from(core, r);
@@ -362,7 +395,7 @@ std::size_t check_all(general_purpose_core& core) noexcept {
     std::size_t damaged = 0;
     // No other thread uses the resource, and a handler must be free to: walk without the lock.
     for (unit* u = core.units; u != nullptr; u = u->following) {
-        const std::uint32_t used = u->next.load(std::memory_order_relaxed);
+        const std::uint32_t used = u->used();
         for (std::uint32_t i = 0; i < used && core.record_bytes != 0; ++i) {
             const slot_ref s{u, i};
             const slot_state state = s.record(core).state.load(std::memory_order_acquire);
@@ -384,14 +417,14 @@ std::size_t report_live(general_purpose_core& core) noexcept {
     {
         const std::scoped_lock hold(core.lock);
         for (unit* u = core.units; u != nullptr && core.record_bytes != 0; u = u->following) {
-            const std::uint32_t used = u->next.load(std::memory_order_relaxed);
+            const std::uint32_t used = u->used();
             for (std::uint32_t i = 0; i < used; ++i) {
                 const slot_ref s{u, i};
                 const slot_record& record = s.record(core);
                 if (record.state.load(std::memory_order_acquire) == slot_state::live) {
                     const trace_id where =
                         has_traces(core) ? static_cast<const traced_record&>(record).allocated : trace_id::none;
-                    groups.add(where, s.requested(core), s.address(), u->first_serial + i);
+                    groups.add(where, s.requested(core), s.address(), serial_of(s));
                 }
             }
         }
@@ -414,7 +447,7 @@ void leave_remains(general_purpose_core& core, bool any_live) noexcept {
             left.add_range(c->base, c->size);
         }
         for (unit* u = core.units; any_live && u != nullptr && !left.full(); u = u->following) {
-            const std::uint32_t used = u->next.load(std::memory_order_relaxed);
+            const std::uint32_t used = u->used();
             for (std::uint32_t i = 0; i < used; ++i) {
                 const slot_ref s{u, i};
                 if (s.record(core).state.load(std::memory_order_acquire) == slot_state::live) {
