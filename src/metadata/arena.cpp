@@ -85,7 +85,10 @@ bool arena::open(std::size_t bytes, home where) noexcept {
     if (p == nullptr) {
         return add_range(least_reserve < limit_ ? least_reserve : limit_);
     }
-    ::new (p) piece{nullptr};  // of the list of free pieces that it was in; the rest is zero, as of fresh pages
+    // Others take and free pieces of this size, too, and leave them as they are.
+    if (!os::discard(p, shared_reserve)) {
+        std::memset(p, 0, shared_reserve);
+    }
     ranges_[0] = {.base = static_cast<unsigned char*>(p), .reserved = shared_reserve, .committed = shared_reserve};
     reserved_ = shared_reserve;
     count_ = 1;
