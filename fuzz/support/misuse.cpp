@@ -232,7 +232,8 @@ void checked_session::wrong_resource(fuzz_input& in) {
 std::size_t checked_session::room_before(const fuzz_block& b) const {
     const policy& p = k_.rules;
     if (k_.is == family::canary && p.guard_bytes != 0) {
-        return (p.guard_bytes + b.alignment - 1) & ~(b.alignment - 1);
+        const std::size_t whole = (p.guard_bytes + b.alignment - 1) & ~(b.alignment - 1);
+        return p.exact_alignment ? whole | b.alignment : whole;
     }
     if (k_.is == family::general_purpose && p.guard_bytes != 0) {
         constexpr std::size_t largest_slot = 8192;
@@ -260,7 +261,10 @@ std::size_t checked_session::room_behind(const fuzz_block& b) const {
     switch (k_.is) {
         case family::general_purpose:
         case family::temp: return p.guard_bytes;
-        case family::canary: return p.guard_bytes + (8 - b.bytes % 8) % 8;
+        case family::canary: {
+            const std::size_t unit = (p.exact_alignment ? room_before(b) : 0) + b.bytes;
+            return p.guard_bytes + (8 - unit % 8) % 8;
+        }
         case family::end_of_page: {
             if (b.bytes == 0) {
                 return 0;
