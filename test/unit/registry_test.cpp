@@ -61,7 +61,7 @@ TEST(registry, long_names_are_cut_and_empty_ones_are_empty) {
     const std::string name(200, 'x');
     resource_record* const r =
         metadata::register_resource(resource_kind::other, "thing", name, &place, nullptr, nullptr, trace_id::none);
-    EXPECT_EQ(metadata::describe(r).name, std::string(60, 'x') + "…");
+    EXPECT_EQ(metadata::describe(r).name, std::string(60, 'x').append("…"));
     metadata::unregister_resource(r, trace_id::none);
     resource_record* const s =
         metadata::register_resource(resource_kind::other, "thing", {}, &place, nullptr, nullptr, trace_id::none);
