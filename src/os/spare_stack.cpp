@@ -116,8 +116,12 @@ constinit std::atomic<void*> unused[4]{};
 // The stack that this thread's innermost step runs on, if it does. initial-exec: no allocation at first use.
 constinit thread_local void* current __attribute__((tls_model("initial-exec"))) = nullptr;
 
+// What a function finds above its return address: `syscall` reads there for an argument that it was not given.
+constexpr std::size_t above_first_frame = 64;
+
+// A page without permissions is at either end: whoever runs over the one, or reads above the other, notices at once.
 std::size_t range_bytes() noexcept {
-    return spare_stack_room + page_size();
+    return spare_stack_room + 2 * page_size();
 }
 
 void* make() noexcept {
@@ -125,7 +129,6 @@ void* make() noexcept {
     if (range == nullptr) {
         return nullptr;
     }
-    // Its lowest page stays without permissions: the stack's end.
     auto* const low = static_cast<unsigned char*>(range) + page_size();
     if (!commit(low, spare_stack_room)) {
         unmap(range, range_bytes());
@@ -203,7 +206,8 @@ bool on_spare_stack(void (*step)(void* context), void* context) noexcept {
     set_signal_stack(nullptr, &c.signals);
     void* const outer = current;
     current = range;
-    pmr_debug_call_on_stack(begin, &c, static_cast<unsigned char*>(range) + range_bytes());
+    auto* const end = static_cast<unsigned char*>(range) + range_bytes() - page_size();
+    pmr_debug_call_on_stack(begin, &c, end - above_first_frame);
     current = outer;
     give_back(range);
     return true;
