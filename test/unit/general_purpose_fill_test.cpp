@@ -157,7 +157,9 @@ TYPED_TEST(general_purpose_fill, write_after_free_is_found_once_when_the_unit_re
         GTEST_SKIP() << "nothing is filled, or nothing retires";
     }
     std::vector<void*> blocks;
-    for (int i = 0; i < 20'000; ++i) {  // whole slabs of memory, of which many retire
+    // Whole slabs of memory, of which many retire; few where each call is system calls.
+    const int most = this->rules.protect_metadata ? 6'000 : 20'000;
+    for (int i = 0; i < most; ++i) {
         blocks.push_back(allocates_the_block(*this->heap, 64));
     }
     frees_it_first(*this->heap, blocks[3], 64);
@@ -218,7 +220,8 @@ TYPED_TEST(general_purpose_fill, damaged_blocks_are_never_handed_out_again) {
     }
     ASSERT_EQ(this->errors.count(), expected);
     std::vector<void*> later;
-    for (int round = 0; round < 20; ++round) {
+    const int rounds = this->rules.protect_metadata ? 4 : 20;
+    for (int round = 0; round < rounds; ++round) {
         for (int i = 0; i < 2'000; ++i) {
             later.push_back(this->heap->allocate(64, 8));
             ASSERT_NE(later.back(), a);

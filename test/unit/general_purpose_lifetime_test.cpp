@@ -222,11 +222,11 @@ TEST(general_purpose_protection, records_are_read_only_between_calls_under_the_t
     EXPECT_TRUE(write_faults(core_of(heap)));
     // All that lies between the arena's guard pages, once there is more of it.
     std::vector<void*> blocks;
-    for (int i = 0; i < 40'000; ++i) {
+    for (int i = 0; i < 10'000; ++i) {
         blocks.push_back(heap.allocate(16, 8));
     }
     std::size_t writable = 0;
-    EXPECT_GT(mapped_from(core_of(heap), writable), 40'000U * 16);
+    EXPECT_GT(mapped_from(core_of(heap), writable), 10'000U * 16);
     EXPECT_EQ(writable, 0U);
     EXPECT_GT(mapped_from(core_of(open), writable), 0U);
     EXPECT_GT(writable, 0U);

@@ -330,10 +330,10 @@ TYPED_TEST(general_purpose_statistics, overhead_per_slot_is_16_bytes_or_8_withou
             blocks.push_back(this->heap->allocate(bytes, 8));
         }
     };
-    // Few where records are protected, as each call then is system calls: six whole units, past what is set up once.
-    take(this->rules.protect_metadata ? 4'000 : 20'000);
+    // Few where records are protected, as each call then is system calls: three whole units, past what is set up once.
+    take(this->rules.protect_metadata ? 2'047 : 20'000);
     const std::uint64_t before = this->heap->stats().overhead_bytes;
-    const std::size_t more = this->rules.protect_metadata ? 6 * 2'047 : 100'000;
+    const std::size_t more = this->rules.protect_metadata ? 3 * 2'047 : 100'000;
     take(more);
     const double per_slot =
         static_cast<double>(this->heap->stats().overhead_bytes - before) / static_cast<double>(more);

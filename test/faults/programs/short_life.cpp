@@ -15,7 +15,8 @@ std::string_view which;
 template <class Resource>
 void live_and_die() {
     Resource resource({.name = "short"});
-    static_cast<void>(!resource.allocate(100));
+    void* const never_freed = resource.allocate(100);
+    static_cast<void>(never_freed);
 }
 
 void* work(void*) {
