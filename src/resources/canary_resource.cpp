@@ -34,7 +34,11 @@ canary_resource_base::~canary_resource_base() {
         core_->drain();
     }
     metadata::unregister_resource(core_->self, stack::capture_from_caller(rare_frames));
-    core_->destroy();
+    detail::canary_core* const core = core_;
+    // First: a signal handler may ask for statistics at any moment.
+    core_ = nullptr;
+    asm volatile("" : : "r"(this) : "memory");
+    core->destroy();
 }
 
 void* canary_resource_base::do_allocate(std::size_t bytes, std::size_t alignment) {
@@ -59,6 +63,9 @@ std::string_view canary_resource_base::name() const noexcept {
 }
 
 statistics canary_resource_base::stats() const noexcept {
+    if (core_ == nullptr) {
+        return {};
+    }
     statistics s = core_->usage.snapshot();
     const quarantine_statistics waiting = quarantine();
     s.upstream_bytes = core_->held.load(std::memory_order_relaxed);

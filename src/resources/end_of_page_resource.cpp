@@ -106,10 +106,12 @@ end_of_page_resource_base::~end_of_page_resource_base() {
         detail::fence::leave_remains(*core_, detail::fence::report_live(*core_) != 0);
     }
     metadata::unregister_resource(core_->self, stack::capture_from_caller(rare_frames));
-    core_->destroy();
+    detail::fence_core* const core = core_;
+    // First: a signal handler may ask for statistics at any moment. The barrier also keeps what was written to the dead
+    // object, above all the pointer to this class's functions: a call on it finds them.
     core_ = nullptr;
-    // Keeps what was written to the dead object, above all the pointer to this class's functions: a call finds them.
     asm volatile("" : : "r"(this) : "memory");
+    core->destroy();
 }
 
 void* end_of_page_resource_base::do_allocate(std::size_t bytes, std::size_t alignment) {
@@ -134,6 +136,9 @@ std::string_view end_of_page_resource_base::name() const noexcept {
 }
 
 statistics end_of_page_resource_base::stats() const noexcept {
+    if (core_ == nullptr) {
+        return {};
+    }
     using namespace detail::fence;
     detail::fence_core& core = *core_;
     statistics s = core.usage.snapshot();

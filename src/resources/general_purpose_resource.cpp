@@ -239,12 +239,12 @@ general_purpose_resource_base::~general_purpose_resource_base() {
     if (core.memcheck) {
         detail::tell_end(core);
     }
+    // First: a signal handler may ask for statistics at any moment. The barrier also keeps what was written to the dead
+    // object, above all the pointer to this class's functions: a call on it finds them.
+    core_ = nullptr;
+    asm volatile("" : : "r"(this) : "memory");
     detail::release_all(core);
     metadata::arena::close_within(core.memory);
-    core_ = nullptr;
-    // Keeps what was written to the dead object, above all the pointer to this class's functions: a call on it finds
-    // them.
-    asm volatile("" : : "r"(this) : "memory");
 }
 
 void* general_purpose_resource_base::do_allocate(std::size_t bytes, std::size_t alignment) {
@@ -288,6 +288,9 @@ std::size_t general_purpose_resource_base::report_leaks() noexcept {
 }
 
 statistics general_purpose_resource_base::stats() const noexcept {
+    if (core_ == nullptr) {
+        return {};
+    }
     general_purpose_core& core = *core_;
     if (!detail::may_enter(core.gate)) {
         return detail::count_use(core);

@@ -479,6 +479,9 @@ page_statistics page_resource::pages() const noexcept {
 }
 
 statistics page_resource::stats() const noexcept {
+    if (core_ == nullptr) {
+        return {};
+    }
     statistics s = core_->usage.snapshot();
     s.upstream_bytes = core_->mapped.load(std::memory_order_relaxed);
     s.resident_bytes = core_->resident();

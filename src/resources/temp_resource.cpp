@@ -52,7 +52,11 @@ temp_resource_base::~temp_resource_base() {
     }
     core_->unwind(start, died, os::this_thread().number, SIZE_MAX);
     core_->verify_unused(SIZE_MAX);
-    core_->end(died);
+    detail::temp_core* const core = core_;
+    // First: a signal handler may ask for statistics at any moment.
+    core_ = nullptr;
+    asm volatile("" : : "r"(this) : "memory");
+    core->end(died);
 }
 
 void* temp_resource_base::do_allocate(std::size_t bytes, std::size_t alignment) {
@@ -108,6 +112,9 @@ bool temp_resource_base::ok() const noexcept {
 }
 
 statistics temp_resource_base::stats() const noexcept {
+    if (core_ == nullptr) {
+        return {};
+    }
     const os::look seen(core_->lock);
     statistics s = core_->used;
     s.upstream_bytes = core_->held_bytes;

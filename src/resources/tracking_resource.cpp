@@ -208,7 +208,11 @@ tracking_resource_base::~tracking_resource_base() {
         core_->reports().leave_blocks();
     }
     metadata::unregister_resource(core_->self, stack::capture_from_caller(rare_frames));
-    core_->destroy();
+    detail::tracking_core* const core = core_;
+    // First: a signal handler may ask for statistics at any moment.
+    core_ = nullptr;
+    asm volatile("" : : "r"(this) : "memory");
+    core->destroy();
 }
 
 void* tracking_resource_base::do_allocate(std::size_t bytes, std::size_t alignment) {
@@ -233,6 +237,9 @@ std::string_view tracking_resource_base::name() const noexcept {
 }
 
 statistics tracking_resource_base::stats() const noexcept {
+    if (core_ == nullptr) {
+        return {};
+    }
     statistics s = core_->usage.snapshot();
     s.upstream_bytes = s.live_bytes;
     s.overhead_bytes = core_->memory.used() + sizeof(detail::tracking_core);

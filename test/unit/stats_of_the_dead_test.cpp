@@ -1,0 +1,33 @@
+// Statistics of a resource that was destroyed, as a signal handler asks for that knows no better.
+
+#include "support/sanitizers.hpp"
+
+#include <pmr_debug/pmr_debug.hpp>
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <new>
+
+namespace pmr_debug {
+namespace {
+
+template <class Resource>
+class StatsOfTheDead : public ::testing::Test {};
+
+using resources = ::testing::Types<general_purpose_resource, end_of_page_resource, tracking_resource, canary_resource,
+                                   temp_resource<>, page_resource>;
+TYPED_TEST_SUITE(StatsOfTheDead, resources);
+
+TYPED_TEST(StatsOfTheDead, AreZero) {
+    alignas(TypeParam) static unsigned char place[sizeof(TypeParam)];
+    auto* const r = ::new (static_cast<void*>(place)) TypeParam;
+    r->deallocate(r->allocate(5000), 5000);
+    EXPECT_EQ(r->stats().total_allocations, 1U);
+    std::destroy_at(r);
+    EXPECT_EQ(r->stats().total_allocations, 0U);
+    EXPECT_EQ(r->stats().upstream_bytes, 0U);
+}
+
+}  // namespace
+}  // namespace pmr_debug
