@@ -152,9 +152,14 @@ struct report {
     /// foreign_thread: a use by the bound thread. Damage: where the block was allocated that covers `first_bad`
     trace_id other = trace_id::none;
     block_info covering;  ///< damage: another live block, of `owner` or of `resource`, that covers `first_bad`
-    std::span<const leak_group> leaks;  ///< leaks by call path, most bytes first
-    std::size_t leaked_blocks = 0;
-    std::size_t leaked_bytes = 0;
+    std::span<const leak_group> leaks;  ///< leaks by call path, most bytes first; without those of `listed_blocks`
+    std::size_t leaked_blocks = 0;      ///< all that the resource has, also those of `listed_blocks`
+    std::size_t leaked_bytes = 0;       ///< theirs, as requested from the resource
+    /// Of those: blocks that a resource which stands on this one has listed before, in a report of its own.
+    std::size_t listed_blocks = 0;
+    std::size_t listed_bytes = 0;  ///< theirs, as requested from the resource
+    resource_ref listed_by;        ///< that resource, alive or not; id 0 if there are none, or it is not known any more
+    bool listed_by_others = false;              ///< not all by `listed_by`, but by others above, too
     bool faulted = false;                       ///< found by a fault, at the instruction that accessed `pointer`
     access_kind access = access_kind::unknown;  ///< faulted: how
     std::string_view fault_cause;               ///< fault: what `pointer` is, as in "a null pointer"

@@ -254,6 +254,7 @@ void end_record(resource_record& r, trace_id died) noexcept {
     r.owns = nullptr;
     r.stats = nullptr;
     r.hold = nullptr;
+    r.told.clear();
     unlink_half(living, &r);
     append_half(dead, &r);
     r.alive.store(false, std::memory_order_release);
@@ -636,6 +637,55 @@ void for_each_living_resource(bool (*visit)(resource_record& r, void* context) n
     for (resource_record* r = seen.is_whole() ? living.first : nullptr; r != nullptr && visit(*r, context);
          r = r->after) {
     }
+}
+
+void tell_below(const resource_record* self, std::span<const void* const> bases) noexcept {
+    if (self == nullptr) {
+        return;
+    }
+    const std::scoped_lock hold(guard);
+    constexpr std::size_t deepest = 32;
+    resource_record* chain[deepest];
+    std::size_t depth = 0;
+    for (resource_record* r = find_living(self->upstream); r != nullptr && r != self && depth != deepest;
+         r = find_living(r->upstream)) {
+        chain[depth++] = r;
+        if (r->kind != resource_kind::tracking && r->kind != resource_kind::canary && r->kind != resource_kind::other) {
+            break;
+        }
+    }
+    for (const void* base : bases) {
+        for (resource_record* const r : std::span(chain, depth)) {
+            if (r->owns == nullptr) {
+                continue;  // it only passes calls on
+            }
+            owned_block mine;
+            if (!r->owns(r->core, base, &mine)) {
+                break;
+            }
+            r->told.add(mine.block.serial, mine.allocated, self->id);
+            base = mine.base != nullptr ? mine.base : base;
+        }
+    }
+}
+
+void copy_told(const resource_record* self, told_leaks& out) noexcept {
+    if (self != nullptr) {
+        const std::scoped_lock hold(guard);
+        out.copy(self->told);
+    }
+}
+
+resource_ref find_by_id(std::uint64_t id) noexcept {
+    if (id == 0) {
+        return {};
+    }
+    const std::scoped_lock hold(guard);
+    const resource_record* r = all.last;
+    while (r != nullptr && r->id != id) {
+        r = r->older;
+    }
+    return describe(r);
 }
 
 resource_ref describe(const resource_record* r) noexcept {

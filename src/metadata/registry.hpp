@@ -3,6 +3,7 @@
 // Every resource that lives, and those that died last, floor 1: a report can name a dead resource, and the owner of a
 // block it does not know itself.
 
+#include "metadata/told_leaks.hpp"
 #include "os/fork_locks.hpp"
 
 #include <pmr_debug/report.hpp>
@@ -11,6 +12,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 namespace pmr_debug::metadata {
@@ -21,6 +23,7 @@ enum class resource_kind : std::uint8_t { page, general_purpose, tracking, canar
 struct owned_block {
     block_info block;
     trace_id allocated = trace_id::none;
+    const void* base = nullptr;  ///< where its upstream's block begins; null: where the block does
 };
 
 /// Asks a resource by its core whether a live block of its own starts at \p p, and what it knows of it. May be called
@@ -81,6 +84,7 @@ struct resource_record {
     trace_id born = trace_id::none;
     trace_id died = trace_id::none;
     std::uint32_t died_thread = 0;
+    told_leaks told;        ///< which of its blocks those above have listed
     const char* type = "";  ///< static string
     char name[64]{};        ///< copied, NUL-terminated; … at its end: cut, to fit or at a NUL
 
@@ -195,6 +199,18 @@ void for_each_resource(bool (*visit)(resource_record& r, void* context) noexcept
 
 /// As for_each_resource, for the living only. None, in a signal handler that interrupted the registry.
 void for_each_living_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept;
+
+/// Effects: blocks of resources below \p self were listed as leaks by it: their \p bases are where its direct
+/// upstream's
+///   begin. Each resource of the chain notes its own, down to the first that hands out parts of larger blocks, or is
+///   none of this library's. Null is allowed. Preconditions: none of the resources' locks is held.
+void tell_below(const resource_record* self, std::span<const void* const> bases) noexcept;
+
+/// Effects: \p out, which is empty, learns which blocks of \p self those above have listed. Null is allowed.
+void copy_told(const resource_record* self, told_leaks& out) noexcept;
+
+/// Returns: the resource with that \p id, living or dead; empty if its record is gone.
+[[nodiscard]] resource_ref find_by_id(std::uint64_t id) noexcept;
 
 /// The public view of a record; empty for null.
 [[nodiscard]] resource_ref describe(const resource_record* r) noexcept;

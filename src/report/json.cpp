@@ -127,6 +127,15 @@ void write_damage(writer& out, const report& r) noexcept {
 void write_leaks(object& o, const report& r, symbols how) noexcept {
     o.number("leaked_blocks", r.leaked_blocks);
     o.number("leaked_bytes", r.leaked_bytes);
+    if (r.listed_blocks != 0) {
+        object listed(o.key("listed_before"));
+        listed.number("blocks", r.listed_blocks);
+        listed.number("bytes", r.listed_bytes);
+        if (r.listed_by.id != 0) {
+            write_resource(listed.key("by"), r.listed_by, how);
+            listed.boolean("and_others", r.listed_by_others);
+        }
+    }
     o.number("call_paths", r.leaks.size());
     writer& out = o.key("leaks").put('[');
     bool first = true;

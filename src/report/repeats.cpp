@@ -32,6 +32,7 @@ std::uint64_t content_of(const report& r) noexcept {
     std::uint64_t hash = mix(mix(0, r.resource.name), r.resource.type);
     hash = mix(hash, r.nearest_only ? 1U : 0U);
     hash = mix(hash, static_cast<std::uint64_t>(r.phase));
+    hash = mix(hash, r.listed_blocks != 0 ? 1U : 0U);
     for (const leak_group& group : r.leaks) {
         hash = mix(hash, static_cast<std::uint64_t>(group.allocated));
         if (group.allocated == trace_id::none) {

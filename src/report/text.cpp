@@ -54,6 +54,10 @@ public:
         write_headline(out_, r_);
         colour(plain);
         out_.put('\n');
+        if (all_listed(r_)) {
+            out_.put('\n');
+            return;
+        }
         facts();
         leaks();
         traces();
@@ -242,7 +246,14 @@ private:
         }
         if (index < r_.leaks.size()) {
             out_.text("  … and ").count(r_.leaks.size() - index, "more call path").text(" (");
-            out_.bytes(r_.leaked_bytes - bytes).text(" in ").count(r_.leaked_blocks - blocks, "block").text(")\n");
+            out_.bytes(r_.leaked_bytes - r_.listed_bytes - bytes).text(" in ");
+            out_.count(r_.leaked_blocks - r_.listed_blocks - blocks, "block").text(")\n");
+        }
+        if (r_.listed_blocks != 0) {
+            out_.text("  … and ").bytes(r_.listed_bytes).text(" in ").count(r_.listed_blocks, "more block");
+            out_.text(", listed by ");
+            write_listed_by(out_, r_);
+            out_.put('\n');
         }
     }
 

@@ -87,6 +87,18 @@ void write_damage(writer& out, const report& r) noexcept {
 
 void write_leak_totals(writer& out, const report& r) noexcept {
     out.bytes(r.leaked_bytes).text(" in ").count(r.leaked_blocks, "block");
+    if (all_listed(r) && r.kind == error_kind::leak) {
+        out.text(" of ");
+        write_short_name(out, r.resource);
+    }
+}
+
+// Such a report has no other line.
+void write_if_all_listed(writer& out, const report& r) noexcept {
+    if (all_listed(r)) {
+        out.text(", listed by ");
+        write_listed_by(out, r);
+    }
 }
 
 }  // namespace
@@ -120,12 +132,29 @@ void write_position(writer& out, const void* p, const block_info& block, std::st
     }
 }
 
+bool all_listed(const report& r) noexcept {
+    return is_leak(r.kind) && r.leaked_blocks != 0 && r.listed_blocks == r.leaked_blocks;
+}
+
+void write_listed_by(writer& out, const report& r) noexcept {
+    if (r.listed_by.id == 0) {
+        out.text("resources above");
+        return;
+    }
+    write_short_name(out, r.listed_by);
+    if (r.listed_by_others) {
+        out.text(" and others");
+    }
+    out.text(" above");
+}
+
 void write_headline(writer& out, const report& r) noexcept {
     out.text(to_string(r.kind)).text(": ");
     switch (r.kind) {
         case error_kind::leak:
             write_leak_totals(out, r);
             out.text(" were never freed");
+            write_if_all_listed(out, r);
             break;
         case error_kind::double_free:
             write_block(out, r);
@@ -251,6 +280,7 @@ void write_headline(writer& out, const report& r) noexcept {
             out.text(" were in use when the memory of ");
             write_short_name(out, r.resource);
             out.text(" went away");
+            write_if_all_listed(out, r);
             break;
         case error_kind::bad_alignment:
             if (r.pointer != nullptr) {

@@ -42,6 +42,12 @@ void write_position(writer& out, const void* p, const block_info& block, std::st
     return r.kind == error_kind::null_free && r.has_given && r.given_size == 0;
 }
 
+/// True for leaks that resources above have listed, all of them: then one line says it all.
+[[nodiscard]] bool all_listed(const report& r) noexcept;
+
+/// Effects: writes who has listed leaks before, as in `"index" above`.
+void write_listed_by(writer& out, const report& r) noexcept;
+
 /// True if the resource existed and is dead.
 [[nodiscard]] constexpr bool is_dead(const resource_ref& r) noexcept {
     return r.id != 0 && !r.alive;

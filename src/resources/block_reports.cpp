@@ -2,7 +2,7 @@
 
 #include "metadata/remains.hpp"
 #include "report/copies.hpp"
-#include "report/leaks.hpp"
+#include "resources/leak_listing.hpp"
 
 namespace pmr_debug::detail {
 
@@ -198,18 +198,18 @@ void block_reporter::leave_blocks() const noexcept {
 }
 
 std::size_t block_reporter::leaks(error_kind kind, std::string_view hint) const noexcept {
-    leak_grouper groups;
+    leak_listing listing(self);
     blocks.for_each_live([&](const metadata::block_entry& e) noexcept {
-        groups.add(e.allocated, e.size, e.address, e.serial);  // refused: it counts into a group of its own
+        const std::size_t front = front_of != nullptr ? front_of(core, e) : 0;
+        listing.add(e.allocated, e.size, e.address, e.serial, static_cast<const unsigned char*>(e.address) - front);
     });
-    const std::size_t count = groups.total_blocks();
+    const std::size_t count = listing.blocks();
     if (count != 0) {
         report r = report_of(self, kind);
-        r.leaks = groups.finish();
-        r.leaked_blocks = count;
-        r.leaked_bytes = groups.total_bytes();
+        listing.fill(r);
         r.hint = hint;
         raise(errors, r);
+        listing.hand_down();
     }
     return count;
 }

@@ -55,6 +55,9 @@ struct block_reporter {
     error_tally& errors;
     const metadata::resource_record* self;
     metadata::block_table& blocks;
+    /// How many bytes before a block the upstream's begins, asked with \p core; null: none.
+    std::size_t (*front_of)(const void* core, const metadata::block_entry& e) noexcept = nullptr;
+    const void* core = nullptr;
 
     /// Effects: raises \p kind about a request of \p bytes and \p alignment.
     void request(error_kind kind, const void* p, std::size_t bytes, std::size_t alignment) const noexcept;

@@ -59,7 +59,13 @@ struct canary_core {
     alignas(64) thread_binding thread;
     upstream_watch watch;
 
-    [[nodiscard]] block_reporter reports() noexcept { return {.errors = errors, .self = self, .blocks = blocks}; }
+    [[nodiscard]] block_reporter reports() noexcept {
+        return {.errors = errors, .self = self, .blocks = blocks, .front_of = front_of, .core = this};
+    }
+    /// For block_reporter.
+    [[nodiscard]] static std::size_t front_of(const void* core, const metadata::block_entry& e) noexcept {
+        return static_cast<const canary_core*>(core)->layout(e.size, e.alignment).front;
+    }
 
     /// Preconditions: guard_bytes, size and alignment add up, see is_possible().
     [[nodiscard]] canary_layout layout(std::size_t bytes, std::size_t alignment) const noexcept {

@@ -2,10 +2,10 @@
 
 #include "metadata/remains.hpp"
 #include "report/copies.hpp"
-#include "report/leaks.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/bytes.hpp"
 #include "resources/end_of_page_core.hpp"
+#include "resources/leak_listing.hpp"
 
 #include <algorithm>
 #include <charconv>
@@ -295,26 +295,24 @@ std::size_t check_all(fence_core& core) noexcept {
 }
 
 std::size_t report_live(fence_core& core) noexcept {
-    leak_grouper groups;
+    leak_listing listing(core.self);
     {
         const std::scoped_lock hold(core.lock);
         for (unit* u = core.active.first; u != nullptr; u = u->after) {
             for (std::uint32_t i = 0; i < u->capacity; ++i) {
                 const slot_ref s{u, i};
                 if (s.record().state.load(std::memory_order_acquire) == slot_state::live) {
-                    groups.add(s.record().allocated, s.record().size, bytes_at(address_of(core, s)),
-                               u->first_serial + i);
+                    listing.add(s.record().allocated, s.record().size, bytes_at(address_of(core, s)),
+                                u->first_serial + i);
                 }
             }
         }
     }
-    if (groups.total_blocks() == 0) {
+    if (listing.blocks() == 0) {
         return 0;
     }
     report r = report_of(core.self, error_kind::leak);
-    r.leaks = groups.finish();
-    r.leaked_blocks = groups.total_blocks();
-    r.leaked_bytes = groups.total_bytes();
+    listing.fill(r);
     raise(core.errors, r);
     return r.leaked_blocks;
 }

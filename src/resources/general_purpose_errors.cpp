@@ -3,9 +3,9 @@
 
 #include "metadata/remains.hpp"
 #include "report/copies.hpp"
-#include "report/leaks.hpp"
 #include "resources/block_reports.hpp"
 #include "resources/general_purpose_memory.hpp"
+#include "resources/leak_listing.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -514,7 +514,7 @@ std::size_t check_all(general_purpose_core& core) noexcept {
 }
 
 std::size_t report_live(general_purpose_core& core) noexcept {
-    leak_grouper groups;
+    leak_listing listing(core.record);
     {
         const std::scoped_lock hold(core.lock);
         for (unit* u = core.units; u != nullptr && core.record_bytes != 0; u = u->following) {
@@ -525,18 +525,16 @@ std::size_t report_live(general_purpose_core& core) noexcept {
                 if (record.state.load(std::memory_order_acquire) == slot_state::live) {
                     const trace_id where =
                         has_traces(core) ? static_cast<const traced_record&>(record).allocated : trace_id::none;
-                    groups.add(where, s.requested(core), s.block(core), u->first_serial + i);
+                    listing.add(where, s.requested(core), s.block(core), u->first_serial + i);
                 }
             }
         }
     }
-    if (groups.total_blocks() == 0) {
+    if (listing.blocks() == 0) {
         return 0;
     }
     report r = report_of(core.record, error_kind::leak);
-    r.leaks = groups.finish();
-    r.leaked_blocks = groups.total_blocks();
-    r.leaked_bytes = groups.total_bytes();
+    listing.fill(r);
     raise_from(core, r);
     return r.leaked_blocks;
 }

@@ -4,9 +4,9 @@
 #include "metadata/remains.hpp"
 #include "os/other_tools.hpp"
 #include "report/copies.hpp"
-#include "report/leaks.hpp"
 #include "report/writer.hpp"
 #include "resources/block_reports.hpp"
+#include "resources/leak_listing.hpp"
 #include "resources/temp_core.hpp"
 #include "stack/capture.hpp"
 
@@ -444,23 +444,21 @@ void temp_core::bad_pointer(void* p, const temp_request& given) noexcept {
 // ---- The arena itself ----------------------------------------------------------------------------------------------
 
 std::size_t temp_core::tell_live(std::size_t first_record, std::string_view hint, error_kind kind) noexcept {
-    leak_grouper groups;
+    leak_listing listing(self);
     {
         const os::brief_hold<true> hold(lock);
         for (std::size_t i = first_record; i < count; ++i) {
             const temp_record& r = records[i];
             if (r.state == temp_state::live) {
-                groups.add(r.allocated, r.size, reinterpret_cast<const void*>(r.address), r.serial);
+                listing.add(r.allocated, r.size, reinterpret_cast<const void*>(r.address), r.serial);
             }
         }
     }
-    if (groups.total_blocks() == 0) {
+    if (listing.blocks() == 0) {
         return 0;
     }
     report r = about(kind, self, nullptr);
-    r.leaks = groups.finish();
-    r.leaked_blocks = groups.total_blocks();
-    r.leaked_bytes = groups.total_bytes();
+    listing.fill(r);
     r.hint = hint;
     raise(errors, r);
     return r.leaked_blocks;

@@ -13,13 +13,13 @@ namespace pmr_debug {
 namespace {
 
 template <class Resource>
-class StatsOfTheDead : public ::testing::Test {};
+class stats_of_the_dead : public ::testing::Test {};
 
 using resources = ::testing::Types<general_purpose_resource, end_of_page_resource, tracking_resource, canary_resource,
                                    temp_resource<>, page_resource>;
-TYPED_TEST_SUITE(StatsOfTheDead, resources);
+TYPED_TEST_SUITE(stats_of_the_dead, resources);
 
-TYPED_TEST(StatsOfTheDead, AreZero) {
+TYPED_TEST(stats_of_the_dead, are_zero) {
     alignas(TypeParam) static unsigned char place[sizeof(TypeParam)];
     auto* const r = ::new (static_cast<void*>(place)) TypeParam;
     r->deallocate(r->allocate(5000), 5000);

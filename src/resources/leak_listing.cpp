@@ -1,0 +1,84 @@
+#include "resources/leak_listing.hpp"
+
+#include "os/virtual_memory.hpp"
+
+#include <cstring>
+
+namespace pmr_debug::detail {
+
+namespace {
+
+constexpr std::size_t first_bytes = std::size_t{16} << 10;
+
+}  // namespace
+
+leak_listing::leak_listing(const metadata::resource_record* self) noexcept : self_(self) {
+    metadata::copy_told(self, told_);
+}
+
+leak_listing::~leak_listing() {
+    if (bases_ != nullptr) {
+        os::unmap(bases_, base_room_ * sizeof(void*));
+    }
+}
+
+bool leak_listing::is_listed(trace_id allocated, std::size_t bytes, std::uint64_t serial) noexcept {
+    const std::uint64_t teller = told_.teller(serial, allocated);
+    if (teller == 0) {
+        return false;
+    }
+    several_tellers_ = several_tellers_ || (first_teller_ != 0 && first_teller_ != teller);
+    first_teller_ = first_teller_ == 0 ? teller : first_teller_;
+    ++listed_blocks_;
+    listed_bytes_ += bytes;
+    return true;
+}
+
+void leak_listing::note(const void* base) noexcept {
+    if (base_count_ == base_room_) {
+        const std::size_t bytes = base_room_ == 0 ? first_bytes : 2 * base_room_ * sizeof(void*);
+        void* const larger = base_room_ < metadata::told_leaks::most ? os::map(bytes, os::page_size()) : nullptr;
+        if (larger == nullptr) {
+            return;  // those below list it once more
+        }
+        if (bases_ != nullptr) {
+            std::memcpy(larger, bases_, base_count_ * sizeof(void*));
+            os::unmap(bases_, base_room_ * sizeof(void*));
+        }
+        bases_ = static_cast<const void**>(larger);
+        base_room_ = bytes / sizeof(void*);
+    }
+    bases_[base_count_++] = base;
+}
+
+void leak_listing::add(trace_id allocated, std::size_t bytes, const void* address, std::uint64_t serial) noexcept {
+    if (!is_listed(allocated, bytes, serial)) {
+        groups_.add(allocated, bytes, address, serial);  // refused: it counts into a group of its own
+    }
+}
+
+void leak_listing::add(trace_id allocated, std::size_t bytes, const void* address, std::uint64_t serial,
+                       const void* base) noexcept {
+    if (!is_listed(allocated, bytes, serial)) {
+        groups_.add(allocated, bytes, address, serial);
+        note(base);
+    }
+}
+
+void leak_listing::fill(report& r) noexcept {
+    r.leaks = groups_.finish();
+    r.leaked_blocks = blocks();
+    r.leaked_bytes = groups_.total_bytes() + listed_bytes_;
+    r.listed_blocks = listed_blocks_;
+    r.listed_bytes = listed_bytes_;
+    r.listed_by = metadata::find_by_id(first_teller_);
+    r.listed_by_others = several_tellers_;
+}
+
+void leak_listing::hand_down() noexcept {
+    if (base_count_ != 0) {
+        metadata::tell_below(self_, {bases_, base_count_});
+    }
+}
+
+}  // namespace pmr_debug::detail

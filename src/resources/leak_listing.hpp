@@ -1,0 +1,61 @@
+#pragma once
+
+// A resource lists its live blocks, floor 4. In a chain each is listed once, by the topmost resource that knows it:
+// what a resource above has listed already is counted here, and named in one line.
+
+#include "metadata/registry.hpp"
+#include "metadata/told_leaks.hpp"
+#include "report/leaks.hpp"
+
+#include <pmr_debug/report.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pmr_debug::detail {
+
+/// One listing. The live blocks are added with the resource's own locks held; the constructor and the other members
+/// must be called without.
+///
+/// Thread safety: one thread at a time.
+class leak_listing {
+public:
+    /// \p self: whose blocks they are; may be null.
+    explicit leak_listing(const metadata::resource_record* self) noexcept;
+    leak_listing(const leak_listing&) = delete;
+    leak_listing& operator=(const leak_listing&) = delete;
+    ~leak_listing();
+
+    /// Effects: adds a live block of \p bytes at \p address. \p serial: its number, 0 if not kept.
+    void add(trace_id allocated, std::size_t bytes, const void* address, std::uint64_t serial) noexcept;
+
+    /// As above; the block is one of the upstream's, too, which begins at \p base there: see hand_down().
+    void add(trace_id allocated, std::size_t bytes, const void* address, std::uint64_t serial,
+             const void* base) noexcept;
+
+    /// Returns: the number of blocks added.
+    [[nodiscard]] std::size_t blocks() const noexcept { return groups_.total_blocks() + listed_blocks_; }
+
+    /// Effects: fills in what \p r says of leaks. It is valid as long as this object.
+    void fill(report& r) noexcept;
+
+    /// Effects: the resources below learn what was listed here.
+    void hand_down() noexcept;
+
+private:
+    bool is_listed(trace_id allocated, std::size_t bytes, std::uint64_t serial) noexcept;
+    void note(const void* base) noexcept;
+
+    const metadata::resource_record* self_;
+    metadata::told_leaks told_;
+    leak_grouper groups_;
+    std::uint64_t first_teller_ = 0;
+    bool several_tellers_ = false;
+    std::size_t listed_blocks_ = 0;
+    std::size_t listed_bytes_ = 0;
+    const void** bases_ = nullptr;  // in private pages
+    std::size_t base_count_ = 0;
+    std::size_t base_room_ = 0;
+};
+
+}  // namespace pmr_debug::detail

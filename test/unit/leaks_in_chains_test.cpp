@@ -1,0 +1,230 @@
+// In a chain each leak is listed once, by the topmost resource that knows it.
+
+#include "metadata/told_leaks.hpp"
+
+#include <pmr_debug/pmr_debug.hpp>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <cstddef>
+#include <memory>
+#include <memory_resource>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace pmr_debug {
+namespace {
+
+std::string json_of(const report& r) {
+    std::string text;
+    write_json(
+        r, [](std::string_view piece, void* to) noexcept { static_cast<std::string*>(to)->append(piece); }, &text);
+    return text;
+}
+
+std::size_t groups_in(const collecting_handler& errors) {
+    std::size_t n = 0;
+    for (std::size_t i = 0; i < errors.size(); ++i) {
+        n += errors[i].facts.leaks.size();
+    }
+    return n;
+}
+
+// Keeps reports as JSON, as they were when they came.
+class json_keeper final : public report_handler {
+public:
+    action handle(const report& r) noexcept override {
+        lines.push_back(nlohmann::json::parse(json_of(r)));
+        return action::carry_on;
+    }
+    std::vector<nlohmann::json> lines;
+};
+
+TEST(leaks_in_chains, two_list_once) {
+    collecting_handler errors;
+    {
+        canary_resource below({.name = "below", .handler = &errors});
+        tracking_resource above(&below, {.name = "above", .handler = &errors});
+        (void)above.allocate(100);
+        (void)above.allocate(20);
+    }
+    ASSERT_EQ(errors.size(), 2U);
+    const report& first = errors[0].facts;
+    EXPECT_EQ(first.leaked_blocks, 2U);
+    EXPECT_EQ(first.listed_blocks, 0U);
+    EXPECT_EQ(first.listed_by.id, 0U);
+    const report& second = errors[1].facts;
+    EXPECT_EQ(second.leaked_blocks, 2U);
+    EXPECT_EQ(second.leaked_bytes, 120U);
+    EXPECT_EQ(second.listed_blocks, 2U);
+    EXPECT_EQ(second.listed_bytes, 120U);
+    EXPECT_EQ(second.listed_by.name, "above");
+    EXPECT_TRUE(second.leaks.empty());
+    EXPECT_EQ(errors[1].text,
+              "pmr_debug: leak: 120 bytes in 2 blocks of \"below\" were never freed, listed by \"above\" above\n\n");
+}
+
+TEST(leaks_in_chains, three_list_once) {
+    collecting_handler errors;
+    {
+        page_resource pages({.handler = &errors});
+        general_purpose_resource heap(&pages, {.name = "heap", .handler = &errors});
+        canary_resource guards(&heap, {.name = "guards", .handler = &errors});
+        tracking_resource scope(&guards, {.name = "scope", .handler = &errors});
+        for (const std::size_t alignment : {1U, 16U, 64U, 256U}) {
+            (void)scope.allocate(100, alignment);
+        }
+    }
+    ASSERT_EQ(errors.size(), 3U);
+    EXPECT_EQ(groups_in(errors), 1U);
+    for (const std::size_t i : {1U, 2U}) {
+        EXPECT_EQ(errors[i].facts.leaked_blocks, 4U);
+        EXPECT_EQ(errors[i].facts.listed_blocks, 4U);
+        EXPECT_EQ(errors[i].facts.listed_by.name, "scope");
+        EXPECT_FALSE(errors[i].facts.listed_by_others);
+    }
+}
+
+TEST(leaks_in_chains, freed_blocks_are_no_word) {
+    collecting_handler errors;
+    {
+        general_purpose_resource heap({.name = "heap", .handler = &errors});
+        canary_resource guards(&heap, {.name = "guards", .handler = &errors});
+        tracking_resource scope(&guards, {.name = "scope", .handler = &errors});
+        const std::pmr::vector<int> v(100, &scope);
+    }
+    EXPECT_EQ(errors.size(), 0U);
+}
+
+TEST(leaks_in_chains, each_lists_what_was_allocated_from_it_directly) {
+    collecting_handler errors;
+    json_keeper json;
+    {
+        general_purpose_resource heap({.name = "heap", .handler = &json});
+        canary_resource guards(&heap, {.name = "guards", .handler = &errors});
+        tracking_resource scope(&guards, {.name = "scope", .handler = &errors});
+        (void)scope.allocate(10);
+        (void)guards.allocate(200);
+        (void)heap.allocate(3000);
+    }
+    ASSERT_EQ(errors.size(), 2U);
+    const report& middle = errors[1].facts;
+    EXPECT_EQ(middle.leaked_blocks, 2U);
+    EXPECT_EQ(middle.listed_blocks, 1U);
+    ASSERT_EQ(middle.leaks.size(), 1U);
+    EXPECT_EQ(middle.leaks[0].bytes, 200U);
+    EXPECT_NE(errors[1].text.find("  … and 10 bytes in 1 more block, listed by \"scope\" above\n"),
+              std::string_view::npos)
+        << errors[1].text;
+    ASSERT_EQ(json.lines.size(), 1U);
+    const nlohmann::json& lowest = json.lines[0];
+    EXPECT_EQ(lowest["leaked_blocks"], 3);
+    EXPECT_EQ(lowest["listed_before"]["blocks"], 2);
+    EXPECT_EQ(lowest["listed_before"]["and_others"], true);
+    ASSERT_EQ(lowest["leaks"].size(), 1U);
+    EXPECT_EQ(lowest["leaks"][0]["bytes"], 3000);
+}
+
+TEST(leaks_in_chains, what_one_passes_on_is_listed_once) {
+    collecting_handler errors;
+    {
+        tracking_resource below({.name = "below", .handler = &errors});
+        limit_resource limit(&below, {.limit_bytes = 1000});
+        tracking_resource above(&limit, {.name = "above", .handler = &errors});
+        (void)above.allocate(100);
+    }
+    ASSERT_EQ(errors.size(), 2U);
+    EXPECT_EQ(errors[1].facts.listed_blocks, 1U);
+}
+
+// A list made while the program runs is one, too; a block freed since, and another in its place, were not in it.
+TEST(leaks_in_chains, an_address_used_again_is_not_the_same_block) {
+    collecting_handler errors;
+    {
+        std::byte buffer[64];
+        std::pmr::monotonic_buffer_resource place(buffer, sizeof buffer, std::pmr::null_memory_resource());
+        tracking_resource below(&place, {.name = "below", .handler = &errors});
+        void* p = nullptr;
+        {
+            tracking_resource above(&below, {.name = "above", .handler = &errors});
+            p = above.allocate(64, 1);
+            EXPECT_EQ(above.report_leaks(), 1U);
+            EXPECT_EQ(below.report_leaks(), 1U);
+            above.deallocate(p, 64, 1);
+        }
+        place.release();
+        EXPECT_EQ(below.allocate(64, 1), p);
+    }
+    ASSERT_EQ(errors.size(), 3U);
+    EXPECT_EQ(errors[1].facts.listed_blocks, 1U);
+    EXPECT_EQ(errors[2].facts.listed_blocks, 0U);
+    EXPECT_EQ(errors[2].facts.leaks.size(), 1U);
+}
+
+// It is not known above when the one below is asked: so that one says it.
+TEST(leaks_in_chains, who_is_asked_first_lists) {
+    collecting_handler errors;
+    tracking_resource below({.name = "below", .handler = &errors});
+    tracking_resource above(&below, {.name = "above", .handler = &errors});
+    void* const p = above.allocate(64);
+    EXPECT_EQ(below.report_leaks(), 1U);
+    ASSERT_EQ(errors.size(), 1U);
+    EXPECT_EQ(errors[0].facts.leaks.size(), 1U);
+    above.deallocate(p, 64);
+}
+
+// The memory that an arena has from below is none of its leaks.
+TEST(leaks_in_chains, what_an_arena_holds_is_listed) {
+    collecting_handler errors;
+    tracking_resource below({.name = "below", .handler = &errors});
+    std::optional<general_purpose_resource> heap(std::in_place, &below, general_purpose_options{.handler = &errors});
+    void* const p = heap->allocate(64);
+    EXPECT_EQ(heap->report_leaks(), 1U);
+    EXPECT_NE(below.report_leaks(), 0U);
+    ASSERT_EQ(errors.size(), 2U);
+    EXPECT_EQ(errors[1].facts.listed_blocks, 0U);
+    heap->deallocate(p, 64);
+    heap.reset();
+    EXPECT_EQ(errors.size(), 2U);
+}
+
+TEST(leaks_in_chains, many_are_listed_once) {
+    constexpr std::size_t many = 20'000;
+    collecting_handler errors;
+    {
+        general_purpose_resource heap({.name = "heap", .handler = &errors});
+        tracking_resource scope(&heap, {.name = "scope", .handler = &errors});
+        for (std::size_t i = 0; i < many; ++i) {
+            (void)scope.allocate(16);
+        }
+        (void)heap.allocate(24);
+    }
+    ASSERT_EQ(errors.size(), 2U);
+    EXPECT_EQ(errors[1].facts.leaked_blocks, many + 1);
+    EXPECT_EQ(errors[1].facts.listed_blocks, many);
+    EXPECT_EQ(errors[1].facts.leaks.size(), 1U);
+}
+
+TEST(told_leaks, keeps_and_forgets) {
+    metadata::told_leaks told;
+    EXPECT_EQ(told.teller(1, trace_id::none), 0U);
+    for (std::uint64_t i = 1; i <= 1000; ++i) {
+        told.add(i, static_cast<trace_id>(i), 7);
+    }
+    told.add(0, trace_id::none, 7);
+    told.add(1000, static_cast<trace_id>(1000), 8);
+    EXPECT_EQ(told.size(), 1000U);
+    metadata::told_leaks copy;
+    copy.copy(told);
+    told.clear();
+    EXPECT_EQ(told.teller(1, static_cast<trace_id>(1)), 0U);
+    EXPECT_EQ(copy.teller(1, static_cast<trace_id>(1)), 7U);
+    EXPECT_EQ(copy.teller(1000, static_cast<trace_id>(1000)), 8U);
+    EXPECT_EQ(copy.teller(1, static_cast<trace_id>(2)), 0U) << "the number stands for another block by now";
+    EXPECT_EQ(copy.teller(1001, static_cast<trace_id>(1)), 0U);
+}
+
+}  // namespace
+}  // namespace pmr_debug
