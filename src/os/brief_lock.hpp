@@ -88,7 +88,7 @@ template <>
 class brief_hold<false> {
 public:
     explicit brief_hold(brief_lock&) noexcept {}
-    ~brief_hold() {}  // not trivial, so that it is no unused variable
+    ~brief_hold() {}  // NOLINT(modernize-use-equals-default): not trivial, so that it is no unused variable
     brief_hold(const brief_hold&) = delete;
     brief_hold& operator=(const brief_hold&) = delete;
 };

@@ -161,7 +161,7 @@ private:
         if (jumps && plain) {
             std::int32_t offset = 0;
             if (mode == 1) {
-                offset = static_cast<std::int8_t>(*code_);
+                offset = int{*code_} - (*code_ < 0x80 ? 0 : 0x100);
             } else if (mode == 2 || base == rbp) {
                 std::memcpy(&offset, code_, sizeof offset);
             }
