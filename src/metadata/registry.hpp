@@ -200,10 +200,9 @@ void for_each_resource(bool (*visit)(resource_record& r, void* context) noexcept
 /// As for_each_resource, for the living only. None, in a signal handler that interrupted the registry.
 void for_each_living_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept;
 
-/// Effects: blocks of resources below \p self were listed as leaks by it: their \p bases are where its direct
-/// upstream's
-///   begin. Each resource of the chain notes its own, down to the first that hands out parts of larger blocks, or is
-///   none of this library's. Null is allowed. Preconditions: none of the resources' locks is held.
+/// Effects: \p self has listed blocks as leaks, which as blocks of its direct upstream begin at \p bases. Each
+///   resource of the chain notes its own, down to the first that hands out parts of larger blocks, or is none of this
+///   library's. Null is allowed. Preconditions: none of the resources' locks is held.
 void tell_below(const resource_record* self, std::span<const void* const> bases) noexcept;
 
 /// Effects: \p out, which is empty, learns which blocks of \p self those above have listed. Null is allowed.

@@ -51,16 +51,13 @@ void leak_listing::note(const void* base) noexcept {
     bases_[base_count_++] = base;
 }
 
-void leak_listing::add(trace_id allocated, std::size_t bytes, const void* address, std::uint64_t serial) noexcept {
-    if (!is_listed(allocated, bytes, serial)) {
-        groups_.add(allocated, bytes, address, serial);  // refused: it counts into a group of its own
-    }
-}
-
 void leak_listing::add(trace_id allocated, std::size_t bytes, const void* address, std::uint64_t serial,
                        const void* base) noexcept {
-    if (!is_listed(allocated, bytes, serial)) {
-        groups_.add(allocated, bytes, address, serial);
+    if (is_listed(allocated, bytes, serial)) {
+        return;
+    }
+    groups_.add(allocated, bytes, address, serial);  // refused: it counts into a group of its own
+    if (base != nullptr) {
         note(base);
     }
 }

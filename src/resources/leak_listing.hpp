@@ -26,12 +26,10 @@ public:
     leak_listing& operator=(const leak_listing&) = delete;
     ~leak_listing();
 
-    /// Effects: adds a live block of \p bytes at \p address. \p serial: its number, 0 if not kept.
-    void add(trace_id allocated, std::size_t bytes, const void* address, std::uint64_t serial) noexcept;
-
-    /// As above; the block is one of the upstream's, too, which begins at \p base there: see hand_down().
+    /// Effects: adds a live block of \p bytes at \p address. \p serial: its number, 0 if not kept. \p base: where it
+    /// begins as a block of the upstream's, see hand_down(); null: it is none.
     void add(trace_id allocated, std::size_t bytes, const void* address, std::uint64_t serial,
-             const void* base) noexcept;
+             const void* base = nullptr) noexcept;
 
     /// Returns: the number of blocks added.
     [[nodiscard]] std::size_t blocks() const noexcept { return groups_.total_blocks() + listed_blocks_; }

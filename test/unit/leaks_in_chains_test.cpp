@@ -1,6 +1,7 @@
 // In a chain each leak is listed once, by the topmost resource that knows it.
 
 #include "metadata/told_leaks.hpp"
+#include "support/sample_reports.hpp"
 
 #include <pmr_debug/pmr_debug.hpp>
 
@@ -8,7 +9,6 @@
 #include <nlohmann/json.hpp>
 
 #include <cstddef>
-#include <memory>
 #include <memory_resource>
 #include <optional>
 #include <string>
@@ -16,13 +16,6 @@
 
 namespace pmr_debug {
 namespace {
-
-std::string json_of(const report& r) {
-    std::string text;
-    write_json(
-        r, [](std::string_view piece, void* to) noexcept { static_cast<std::string*>(to)->append(piece); }, &text);
-    return text;
-}
 
 std::size_t groups_in(const collecting_handler& errors) {
     std::size_t n = 0;
@@ -36,7 +29,7 @@ std::size_t groups_in(const collecting_handler& errors) {
 class json_keeper final : public report_handler {
 public:
     action handle(const report& r) noexcept override {
-        lines.push_back(nlohmann::json::parse(json_of(r)));
+        lines.push_back(nlohmann::json::parse(test_support::json_of(r)));
         return action::carry_on;
     }
     std::vector<nlohmann::json> lines;

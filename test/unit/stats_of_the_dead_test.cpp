@@ -1,7 +1,5 @@
 // Statistics of a resource that was destroyed, as a signal handler asks for that knows no better.
 
-#include "support/sanitizers.hpp"
-
 #include <pmr_debug/pmr_debug.hpp>
 
 #include <gtest/gtest.h>
