@@ -305,8 +305,8 @@ void checked_session::settle() {
         denials_seen_ = stub_->denials();
         const auto answer = stub_->last_denial();
         // These two give freed memory back to an upstream that refuses, and ask again.
-        reused_ =
-            reused_ || k_.is == family::end_of_page || k_.is == family::canary || subject_.stats().recycled_units != 0;
+        reused_ = reused_ || k_.is == family::end_of_page || k_.is == family::canary ||
+                  subject_.stats().recycled_units != 0 || subject_.stats().reused_slots != 0;
         if ((reports() || k_.is == family::general_purpose) && answer != fuzz_upstream::answer::refusal) {
             expectation e = about(answer == fuzz_upstream::answer::null         ? error_kind::upstream_null
                                   : answer == fuzz_upstream::answer::misaligned ? error_kind::upstream_misaligned

@@ -44,9 +44,9 @@ struct general_purpose_options {
     /// Bytes held from the upstream, addresses of retired units included (16 TiB): above it the oldest retired unit is
     /// used again.
     std::size_t address_space_bytes = std::size_t{1} << 44;
-    /// Retired memory that is not, or not yet, trapped. Above it the oldest unit is trapped by itself; over an upstream
-    /// that cannot trap pages it goes back to the upstream. Under reuse::quarantined: all retired memory; above it the
-    /// oldest unit is used again.
+    /// Freed memory that is kept, in retired units and in units that live; less where the process's budget is less.
+    /// Above it the oldest is trapped or goes back to the upstream; in units that live it is used again, or its pages
+    /// are given back. Under reuse::quarantined: all retired memory; above it the oldest unit is used again.
     std::size_t quarantine_bytes = std::size_t{128} << 20;
     /// Records of retired units kept, so that a late double free is still explained. Above it the oldest are forgotten.
     std::size_t retired_record_bytes = std::size_t{16} << 20;

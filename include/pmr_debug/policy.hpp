@@ -37,7 +37,7 @@ enum class reuse : std::uint8_t {
     /// Units wait in a first-in first-out quarantine, bounded in bytes by the resource's options, before they are used
     /// again.
     quarantined,
-    /// No address is handed out twice until address space or the upstream runs out.
+    /// No address is handed out twice within the budget of freed memory (the options' quarantine_bytes).
     never,
 };
 

@@ -110,6 +110,10 @@ struct block_info {
     std::uint32_t free_thread = 0;   ///< as above
     bool late_alloc_thread = false;  ///< not kept, but late_threads or above
     bool late_free_thread = false;   ///< as above
+    /// Blocks that a resource had at this address, this one included, where freed memory was used again within a unit
+    /// that lives (general_purpose_resource): this is the last of them. A call with a pointer to an earlier one cannot
+    /// be told from a call with this one's.
+    std::uint32_t owners = 1;
 };
 
 /// Numbers of threads from this on are not kept in records that have no room for them (`general_purpose_resource`).
@@ -143,12 +147,14 @@ struct report {
     /// foreign_thread: the thread the resource is bound to, or that is in the upstream (`owner`, by its type).
     std::uint32_t other_thread = 0;
     program_phase phase = program_phase::running;
-    std::uint32_t other_threads = 0;      ///< phase exit: how many others have used a resource and still run
-    std::size_t limit = 0;                ///< limit_exceeded, arena_overflow: the limit, bytes or blocks
-    std::size_t in_use = 0;               ///< limit_exceeded, arena_overflow: what was in use
-    trace_id here = trace_id::none;       ///< where the error was noticed
-    trace_id allocated = trace_id::none;  ///< where `block` was allocated
-    trace_id freed = trace_id::none;      ///< where `block` was (first) freed
+    std::uint32_t other_threads = 0;             ///< phase exit: how many others have used a resource and still run
+    std::size_t limit = 0;                       ///< limit_exceeded, arena_overflow: the limit, bytes or blocks
+    std::size_t in_use = 0;                      ///< limit_exceeded, arena_overflow: what was in use
+    trace_id here = trace_id::none;              ///< where the error was noticed
+    trace_id allocated = trace_id::none;         ///< where `block` was allocated
+    trace_id freed = trace_id::none;             ///< where `block` was (first) freed
+    trace_id former_allocated = trace_id::none;  ///< where the block before, at the same address, was allocated
+    trace_id former_freed = trace_id::none;      ///< and freed
     /// foreign_thread: a use by the bound thread. Damage: where the block was allocated that covers `first_bad`
     trace_id other = trace_id::none;
     block_info covering;  ///< damage: another live block, of `owner` or of `resource`, that covers `first_bad`

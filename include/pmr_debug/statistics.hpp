@@ -54,6 +54,10 @@ struct statistics {
     std::uint64_t untrapped_units = 0;   ///< of those, units that could not be made inaccessible
     std::uint64_t untrapped_blocks = 0;  ///< chosen by trap_freed, and not made inaccessible when they were freed
     std::uint64_t recycled_units = 0;    ///< retired units used again because address space or the upstream ran out
+    std::uint64_t reused_slots = 0;  ///< freed blocks' places handed out again, as more freed memory than the budget
+                                     ///< allows was kept, or memory ran out
+    std::uint64_t quarantined_bytes = 0;  ///< freed memory that is kept, or a little more: what waits for anything
+    std::uint64_t quarantine_limit = 0;   ///< most of that which this resource may keep now; 0: keeps none by itself
 };
 
 }  // namespace pmr_debug

@@ -110,6 +110,7 @@ void write_block(writer& out, const report& r) noexcept {
     if (r.block.late_free_thread) {
         o.number("free_thread_at_least", late_threads);
     }
+    o.number("owners", r.block.owners);
     o.boolean("nearest_only", r.nearest_only);
 }
 
@@ -160,7 +161,12 @@ void write_traces(object& o, const report& r, symbols how) noexcept {
         std::string_view name;
         trace_id id;
     };
-    const entry entries[] = {{"here", r.here}, {"allocated", r.allocated}, {"freed", r.freed}, {"other", r.other}};
+    const entry entries[] = {{"here", r.here},
+                             {"allocated", r.allocated},
+                             {"freed", r.freed},
+                             {"former_allocated", r.former_allocated},
+                             {"former_freed", r.former_freed},
+                             {"other", r.other}};
     {
         object traces(o.key("traces"));
         for (const entry& e : entries) {

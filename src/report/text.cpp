@@ -128,6 +128,9 @@ private:
             if (block.state != block_state::unknown) {
                 out_.text(", ").text(to_string(block.state));
             }
+            if (block.owners > 1) {
+                out_.text(", owner ").number(block.owners).text(" of ").number(block.owners).text(" of this address");
+            }
             out_.put('\n');
         }
         if (r_.pointer != nullptr && r_.pointer != block.address) {
@@ -299,6 +302,14 @@ private:
         if (r_.covering.address != nullptr) {
             title("the block that covers it allocated", r_.covering.alloc_thread);
             frames(r_.other, not_kept);
+        }
+        if (r_.former_allocated != trace_id::none) {
+            title("block before it allocated", 0);
+            frames(r_.former_allocated, not_kept);
+        }
+        if (r_.former_freed != trace_id::none) {
+            title("block before it freed", 0);
+            frames(r_.former_freed, not_kept);
         }
         if (r_.kind == error_kind::foreign_thread && r_.owner.type.empty()) {
             title("other use", r_.other_thread);

@@ -103,7 +103,7 @@ canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary
             throw std::bad_alloc();
         }
         core->watched = os::under_valgrind() || os::under_asan();
-        core->quarantine.open(core->memory, o.quarantine_bytes, o.quarantine_blocks);
+        core->quarantine.open(core->memory, o.quarantine_bytes, o.quarantine_blocks, core->held);
     }
     core->self =
         metadata::register_resource(metadata::resource_kind::canary, type_name, o.name, owner, upstream, core, born,
@@ -125,6 +125,7 @@ canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary
 }
 
 void canary_core::destroy() noexcept {
+    quarantine.close();
     memory.close();
     this->~canary_core();
     metadata::process_arena()->free(this, sizeof(canary_core));

@@ -5,6 +5,8 @@ namespace pmr_debug::detail {
 namespace {
 
 constexpr std::size_t first_items = 64;
+/// So many bytes come in before the process's books are told.
+constexpr std::size_t settle_step = std::size_t{1} << 16;
 
 constexpr std::size_t charge(const retired_block& b) noexcept {
     return b.bytes + sizeof(retired_block);
@@ -87,6 +89,12 @@ canary_quarantine::outcome canary_quarantine::put(const retired_block& b, retire
     charged_ += charge(b);
     totals_.bytes += b.bytes;
     ++totals_.blocks;
+    passed_ += charge(b);
+    if (passed_ >= settle_step) {
+        passed_ = 0;
+        const std::size_t held = held_->load(std::memory_order_relaxed);
+        allowed_ = share_.settle(charged_, held > totals_.bytes ? held - totals_.bytes : 0);
+    }
     return take_excess_held(oldest);
 }
 

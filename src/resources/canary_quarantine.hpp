@@ -4,11 +4,13 @@
 
 #include "metadata/arena.hpp"
 #include "metadata/block_table.hpp"
+#include "metadata/quarantine_budget.hpp"
 #include "os/brief_lock.hpp"
 #include "resources/canary_pattern.hpp"
 
 #include <pmr_debug/canary_resource.hpp>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -46,11 +48,21 @@ private:
 class canary_quarantine {
 public:
     /// Preconditions: \p memory outlives it.
-    void open(metadata::arena& memory, std::size_t limit_bytes, std::size_t limit_blocks) noexcept {
+    /// \p held counts the bytes that the resource has of its upstream.
+    void open(metadata::arena& memory, std::size_t limit_bytes, std::size_t limit_blocks,
+              const std::atomic<std::size_t>& held) noexcept {
         memory_ = &memory;
+        held_ = &held;
         limit_ = limit_bytes;
+        share_.open(limit_bytes, canary_options().quarantine_bytes);
+        allowed_ = share_.limit();
         limit_blocks_ = limit_blocks != 0 ? limit_blocks : SIZE_MAX;
     }
+
+    /// Effects: leaves the process's books.
+    void close() noexcept { share_.close(); }
+    /// What may be kept now.
+    [[nodiscard]] std::size_t allowed() const noexcept { return share_.limit(); }
 
     /// True if a block of that many upstream bytes fits at all.
     [[nodiscard]] bool takes(std::size_t bytes) const noexcept {
@@ -126,7 +138,7 @@ public:
     void hold(os::fork_locks& locks) noexcept { locks.take(lock_); }
 
 private:
-    [[nodiscard]] bool has_excess() const noexcept { return charged_ > limit_ || totals_.blocks > limit_blocks_; }
+    [[nodiscard]] bool has_excess() const noexcept { return charged_ > allowed_ || totals_.blocks > limit_blocks_; }
     void leave_held(const retired_block& b) noexcept;
     void keep_held(const retired_block& b) noexcept;
     [[nodiscard]] bool take_waiting_held(retired_block& b) noexcept;
@@ -137,6 +149,10 @@ private:
     metadata::arena* memory_ = nullptr;
     std::size_t limit_ = 0;
     std::size_t limit_blocks_ = SIZE_MAX;
+    metadata::quarantine_share share_;
+    const std::atomic<std::size_t>* held_ = nullptr;
+    std::size_t allowed_ = 0;  // limit_, or less where other resources keep much
+    std::size_t passed_ = 0;   // bytes that came in since that was asked
     std::size_t charged_ = 0;  // bytes of waiting blocks and their records
     retired_queue waiting_;
     retired_queue damaged_;

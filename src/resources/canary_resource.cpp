@@ -72,6 +72,8 @@ statistics canary_resource_base::stats() const noexcept {
     s.resident_bytes = s.upstream_bytes;
     s.overhead_bytes = core_->memory.used() + sizeof(detail::canary_core);
     s.retired_units = waiting.blocks + waiting.damaged_blocks;
+    s.quarantined_bytes = waiting.bytes;
+    s.quarantine_limit = core_->quarantine.allowed();
     return s;
 }
 

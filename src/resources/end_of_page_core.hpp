@@ -19,6 +19,7 @@
 
 #include "metadata/address_map.hpp"
 #include "metadata/arena.hpp"
+#include "metadata/quarantine_budget.hpp"
 #include "metadata/registry.hpp"
 #include "os/brief_lock.hpp"
 #include "os/other_tools.hpp"
@@ -178,6 +179,7 @@ struct fence_core {
     fence::unit* open[fence::classes]{};
     fence::waiting_list waiting;                            ///< under `bump`, too
     alignas(64) std::atomic<std::size_t> pending_bytes{0};  ///< of freed blocks that wait
+    metadata::quarantine_share share;
     std::atomic<std::uint64_t> protected_blocks{0};
     std::atomic<std::uint64_t> unguarded_blocks{0};
     trap_choice chosen;  ///< blocks that are trapped when they are freed, whatever the policy

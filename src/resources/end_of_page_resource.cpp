@@ -49,6 +49,7 @@ fence_core* fence_core::make(std::pmr::memory_resource* upstream, const end_of_p
     // The registry knows the type, so no run-time type information is asked of users' resources.
     const metadata::resource_record* const below = upstream != nullptr ? metadata::find_resource(upstream) : nullptr;
     const bool guarded = upstream == nullptr || (below != nullptr && below->kind == metadata::resource_kind::page);
+    core->share.open(o.quarantine_bytes, end_of_page_options().quarantine_bytes);
     core->trapping = guarded && p.dead != dead_unit::keep;
     core->at_once = core->trapping && p.dead == dead_unit::trap_at_once;
     core->reuses = guarded && p.freed != reuse::never && p.dead != dead_unit::trap_at_once && !o.trap_freed.on();
@@ -58,6 +59,7 @@ fence_core* fence_core::make(std::pmr::memory_resource* upstream, const end_of_p
         core->window = std::min(wanted, fence::page);
     }
     if (!core->memory.open(records_reserve, metadata::arena::home::shared) || (guarded && !fence::open_range(*core))) {
+        core->share.close();
         core->memory.close();
         core->~fence_core();
         shared->free(place, sizeof(fence_core));
@@ -68,6 +70,7 @@ fence_core* fence_core::make(std::pmr::memory_resource* upstream, const end_of_p
 
 void fence_core::destroy() noexcept {
     fence::close_range(*this);
+    share.close();
     memory.close();
     this->~fence_core();
     metadata::process_arena()->free(this, sizeof(fence_core));
@@ -160,6 +163,9 @@ statistics end_of_page_resource_base::stats() const noexcept {
     s.untrapped_units = core.untrapped_units;
     s.untrapped_blocks = core.chosen.missed();
     s.recycled_units = core.recycled_units;
+    s.quarantined_bytes =
+        core.pending_bytes.load(std::memory_order_relaxed) + (core.guarded_range() ? 0 : core.retired_bytes);
+    s.quarantine_limit = core.share.limit();
     return s;
 }
 

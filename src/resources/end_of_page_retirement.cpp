@@ -16,6 +16,20 @@ namespace pmr_debug::detail::fence {
 
 namespace {
 
+/// So many bytes come to wait before the process's books are told.
+constexpr std::size_t settle_step = std::size_t{1} << 18;
+
+/// Effects: tells them.
+void settle(fence_core& core) noexcept {
+    std::size_t retired = 0;
+    if (!core.guarded_range()) {
+        const std::scoped_lock hold(core.lock);
+        retired = core.retired_bytes;
+    }
+    core.share.settle(core.pending_bytes.load(std::memory_order_relaxed) + retired,
+                      static_cast<std::size_t>(core.usage.snapshot().live_bytes));
+}
+
 void drop_protects(unit& u) noexcept {
     const int count = u.protects.exchange(0, std::memory_order_relaxed);
     if (count != 0) {
@@ -118,7 +132,8 @@ void retire(fence_core& core, unit& u) noexcept {
     core.retired_records += u.capacity * sizeof(slot_record) + sizeof(unit);
     if (!core.guarded_range()) {
         hold.unlock();
-        while (return_oldest(core, core.options.quarantine_bytes)) {
+        settle(core);
+        while (return_oldest(core, core.share.limit())) {
         }
         return;
     }
@@ -201,7 +216,8 @@ std::size_t trap_freed(fence_core& core, unit& u, trapping& t, findings& found) 
 
 /// Effects: traps freed blocks in the oldest strips until those that wait are well within the quarantine.
 void evict(fence_core& core) noexcept {
-    const std::size_t enough = core.options.quarantine_bytes - core.options.quarantine_bytes / 8;
+    const std::size_t limit = core.share.limit();
+    const std::size_t enough = limit - limit / 8;
     findings found;
     do {
         found.count = 0;
@@ -353,7 +369,11 @@ void let_go(fence_core& core, slot_ref s, slot_state state) noexcept {
             if (core.rules.fill) {
                 std::memset(at(address_of(core, s)), freed_byte, r.size);
             }
-            add_to(core.pending_bytes, os::round_up(r.size, page));
+            const std::size_t bytes = os::round_up(r.size, page);
+            const std::size_t before = add_to(core.pending_bytes, bytes);
+            if (before / settle_step != (before + bytes) / settle_step) [[unlikely]] {
+                settle(core);
+            }
         }
     }
     if (core.watched) [[unlikely]] {
@@ -367,7 +387,7 @@ void let_go(fence_core& core, slot_ref s, slot_state state) noexcept {
     } else if (add_to(u.unfreed, ~std::uint32_t{0}) == 1) {  // one less
         retire(core, u);
     } else if (core.trapping && !core.reuses &&
-               core.pending_bytes.load(std::memory_order_relaxed) > core.options.quarantine_bytes) {
+               core.pending_bytes.load(std::memory_order_relaxed) > core.share.limit()) {
         evict(core);
     }
 }

@@ -18,6 +18,7 @@
 
 #include "metadata/address_map.hpp"
 #include "metadata/arena.hpp"
+#include "metadata/quarantine_budget.hpp"
 #include "metadata/registry.hpp"
 #include "os/thread.hpp"
 #include "os/virtual_memory.hpp"
@@ -27,6 +28,7 @@
 #include "resources/trap_choice.hpp"
 #include "resources/upstream_watch.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -44,6 +46,7 @@ enum class slot_state : std::uint8_t {
     freeing,  ///< being freed: whoever got here from live still fills it
     freed,
     damaged,  ///< freed, and set aside because bytes around it were written
+    ready,    ///< freed, verified and filled as fresh memory: its unit hands it out again
 };
 
 /// What is known of one slot: 16 bytes with traces, 8 without. `size` holds large_size where the size is the unit's:
@@ -63,6 +66,15 @@ struct traced_record : slot_record {
 static_assert(sizeof(slot_record) == 8 && sizeof(traced_record) == 16);
 
 inline constexpr std::uint16_t large_size = 0xFFFF;
+
+/// Of a slot that was handed out more than once. All zero: once so far.
+struct slot_history {
+    std::uint64_t serial : 48;  ///< of the latest allocation
+    std::uint64_t owners : 16;  ///< blocks that it was so far, this one included; saturates
+    trace_id former_allocated;  ///< of the block before
+    trace_id former_freed;
+};
+static_assert(sizeof(slot_history) == 16);
 
 /// One upstream allocation, from which units are carved, front to back.
 struct chunk {
@@ -104,6 +116,59 @@ enum class unit_phase : std::uint8_t {
     reusable,  ///< carries no records; its memory may become a unit of any class
 };
 
+/// Slots of a unit that are not freed for good, and how few of them are to be told of, in one number: the upper half is
+/// the difference, so that a free looks at nothing but the sign of what it leaves.
+class slot_count {
+public:
+    static constexpr std::uint32_t most = 0x7FFF;
+
+    /// Preconditions: n <= most, and 1 <= told <= n or n == 0 for this and all below.
+    void set(std::uint32_t n, std::uint32_t told) noexcept { both_.store(pack(n, told), std::memory_order_relaxed); }
+    [[nodiscard]] std::uint32_t left() const noexcept { return count(both_.load(std::memory_order_acquire)); }
+    /// Effects: one less. Returns: true if fewer are left than are to be told of; always if none is. As an operator it
+    /// is a subtraction and a jump on its sign; from fetch_sub() compilers make two instructions more.
+    [[nodiscard]] bool down() noexcept { return (both_ -= one) < 0; }
+    /// The same, for one thread at a time.
+    [[nodiscard]] bool down_alone() noexcept {
+        const std::int32_t now = both_.load(std::memory_order_relaxed) - one;
+        both_.store(now, std::memory_order_relaxed);
+        return now < 0;
+    }
+    void add(std::uint32_t n) noexcept { both_.fetch_add(times(n), std::memory_order_acq_rel); }
+    /// Returns: what is left.
+    [[nodiscard]] std::uint32_t subtract(std::uint32_t n) noexcept {
+        return count(both_.fetch_sub(times(n), std::memory_order_acq_rel) - times(n));
+    }
+    /// Effects: one more, unless there is none. Returns: false if there is none.
+    [[nodiscard]] bool up() noexcept {
+        std::int32_t now = both_.load(std::memory_order_relaxed);
+        while (count(now) != 0 && !both_.compare_exchange_weak(now, now + one, std::memory_order_acq_rel)) {
+        }
+        return count(now) != 0;
+    }
+    /// Effects: the next to be told is who leaves less than a quarter of what is left now, or none.
+    void tell_at_a_quarter() noexcept {
+        std::int32_t now = both_.load(std::memory_order_relaxed);
+        while (!both_.compare_exchange_weak(now, pack(count(now), std::max(1U, count(now) / 4)),
+                                            std::memory_order_acq_rel)) {
+        }
+    }
+
+private:
+    static constexpr std::int32_t one = 1 << 16;
+
+    static std::int32_t times(std::uint32_t n) noexcept { return static_cast<std::int32_t>(n) * one; }
+    static std::int32_t pack(std::uint32_t n, std::uint32_t told) noexcept {
+        return times(n) - times(told) + static_cast<std::int32_t>(told);
+    }
+    static std::uint32_t count(std::int32_t both) noexcept {
+        const std::int32_t told = both & (one - 1);
+        return static_cast<std::uint32_t>((both - told) / one + told);
+    }
+
+    std::atomic<std::int32_t> both_{0};
+};
+
 /// A span of slots of one size, or one large block (capacity 1, slot_size 0, so that every offset is slot 0).
 struct unit : metadata::address_range {
     // Read by every free.
@@ -111,7 +176,7 @@ struct unit : metadata::address_range {
     unsigned char* records = nullptr;
     std::uint32_t slot_size = 0;
     std::uint32_t reciprocal = 0;  ///< 0: a free is not plain, see examine_free; slots may not begin with their blocks
-    std::atomic<std::uint32_t> unfreed{0};  ///< slots not yet freed for good; 0 retires the unit
+    slot_count unfreed;            ///< slots not yet freed for good; 0 retires the unit
     std::uint32_t capacity = 0;
     std::atomic<unit_phase> phase{unit_phase::active};
     bool large = false;
@@ -122,6 +187,16 @@ struct unit : metadata::address_range {
     std::atomic<std::uint32_t> next{0};      ///< first slot never handed out
     std::atomic<std::uint32_t> prepared{0};  ///< slots before this are filled and ready
     std::atomic<bool> attached{false};       ///< is the current unit of some thread, which may look at it at any time
+    // Slots that are handed out again: [next, prepared) are those that are ready, the owner looks for more from `scan`
+    // on, and `unfreed` counts one more while the unit is attached, so that it stays.
+    std::atomic<bool> again{false};  ///< once true, all slots may have been used
+    std::uint32_t scan = 0;
+    std::atomic<slot_history*> history{nullptr};  ///< a slot each; set under the lock, before the first is used again
+    // Dead pages in a unit that lives. Written by whoever borrows it, or has it attached.
+    std::atomic<std::uint16_t> gone{0};       ///< a bit a page: its memory was given back
+    std::atomic<std::uint16_t> guarded{0};    ///< of those: guarded by a marker
+    std::atomic<std::uint16_t> forgotten{0};  ///< a bit a page of records: given up, with all that was known of slots
+    std::uint16_t gone_records = 0;  ///< pages of records that count as remembered without need; under the lock
     // reuse::immediate only.
     std::atomic<std::uint64_t>* free_bits = nullptr;  ///< a set bit is a free slot, ready for its owner to take
     std::uint64_t taken_bits = 0;                     ///< owner's: free slots taken over from word `taken_word`
@@ -134,9 +209,13 @@ struct unit : metadata::address_range {
     chunk* from = nullptr;
     slab* in = nullptr;  ///< null: trapped by itself
     unit* next_in_slab = nullptr;
-    unit* pending_before = nullptr;  ///< neighbours among the retired units that wait for their slab
-    unit* pending_after = nullptr;
+    // Neighbours in the line it stands in: of closed units of its class, or of retired ones that wait for their slab.
+    unit* line_before = nullptr;
+    unit* line_after = nullptr;
     bool pending = false;
+    bool closed = false;         ///< all its slots were handed out, some are live, and nobody works on it
+    bool borrowed = false;       ///< somebody gives pages of it back, without the lock
+    bool retiring = false;       ///< nothing of it lives, and somebody is about to retire it
     bool booked = false;         ///< its bytes are in the totals of retired ones
     bool untrapped = false;      ///< counts as retired and not, or not yet, trapped
     bool orphaned = false;       ///< forgotten while attached: whoever detaches it frees this descriptor
@@ -181,7 +260,18 @@ struct unit : metadata::address_range {
     /// Canary bytes before slot 0. Before a large block that is aligned to more than a page, only so much is filled.
     [[nodiscard]] std::size_t front() const noexcept { return first - base < most_front ? first - base : most_front; }
     static constexpr std::size_t most_front = 4096;
+    /// True if slot \p index was freed long ago, and its record given up.
+    [[nodiscard]] bool forgets(std::uint32_t index, std::uint32_t record_bytes) const noexcept {
+        const std::uint16_t pages = forgotten.load(std::memory_order_acquire);
+        return pages != 0 &&
+               (pages >> (std::size_t{index} * record_bytes >> metadata::address_map::page_bits) & 1U) != 0;
+    }
+    /// Slots from here on were never handed out.
+    [[nodiscard]] std::uint32_t used() const noexcept {
+        return again.load(std::memory_order_acquire) ? capacity : next.load(std::memory_order_relaxed);
+    }
 };
+static_assert(sizeof(unit) <= 256);  // private memory is handed out in powers of two
 
 /// A counter that one thread writes and any thread reads.
 class owned_counter {
@@ -202,6 +292,23 @@ struct alignas(64) thread_cache {
     owned_counter deallocations;
     owned_counter deallocated_bytes;
     thread_cache* next = nullptr;
+};
+
+/// A line of units, oldest first, that each may leave at any time.
+struct unit_line {
+    unit* first = nullptr;
+    unit* last = nullptr;
+
+    void push(unit& u) noexcept {
+        u.line_before = last;
+        u.line_after = nullptr;
+        (last != nullptr ? last->line_after : first) = &u;
+        last = &u;
+    }
+    void remove(unit& u) noexcept {
+        (u.line_before != nullptr ? u.line_before->line_after : first) = u.line_after;
+        (u.line_after != nullptr ? u.line_after->line_before : last) = u.line_before;
+    }
 };
 
 /// A first-in first-out list of units, linked by `queue`.
@@ -258,7 +365,8 @@ struct general_purpose_core {
     bool trapping = false;  ///< dead units are made inaccessible
     bool belted = false;    ///< …a slab at a time
     bool over_pages =
-        false;  ///< the upstream is a page_resource: its memory may be guarded and given back page by page
+        false;              ///< the upstream is a page_resource: its memory may be guarded and given back page by page
+    bool discards = false;  ///< the upstream is that, or the heap: whole pages may be given back in memory it gave
     metadata::resource_record* record = nullptr;
     std::atomic<thread_cache*>* all_caches = nullptr;
     error_tally tally{};
@@ -288,9 +396,22 @@ struct general_purpose_core {
     unit* freed_search = nullptr;  ///< unit at which the last search for a freed slot ended; null: none
     unit_queue retired;
     unit_queue reusable;
-    unit* oldest_pending = nullptr;
-    unit* newest_pending = nullptr;
+    unit_line pending;
     std::size_t pending_count = 0;
+    // Freed slots in units that live, see general_purpose_reuse.cpp.
+    unit_line closed[size_classes::count]{};
+    std::size_t closed_bytes = 0;  ///< of units in those
+    std::size_t closed_count = 0;
+    std::size_t freed_counted = 0;    ///< bytes of freed slots when they were last counted
+    std::uint64_t counted_at = 0;     ///< what all threads together had freed then, bytes
+    std::size_t reclaimed = 0;        ///< bytes used again or given back since
+    std::size_t gone_records = 0;     ///< bytes of records that are kept of slots whose memory was given back
+    std::size_t dropped_records = 0;  ///< bytes of records that were given up in units that live
+    std::size_t trims_left = 0;       ///< units not yet looked at for dead pages since
+    unsigned trim_class = 0;          ///< where the next is looked for
+    std::atomic<std::uint64_t> reused_slots{0};
+    metadata::quarantine_share share;
+    std::size_t unsettled = 0;                 ///< bytes retired since the share was settled
     slab* open_slab = nullptr;                 ///< where the next unit is carved
     slab* ready_slabs = nullptr;               ///< to be opened next
     std::size_t warm_count = 0;                ///< of those, slabs with pages; and of slabs that are being moved
@@ -420,10 +541,6 @@ unit* refill(general_purpose_core& core, thread_cache& cache, unsigned cls) noex
 /// Returns: a unit that holds one block of \p bytes; null if there is no memory.
 unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alignment) noexcept;
 
-/// Effects: last resort when no unit is to be had: finds a freed slot that fits and makes it ready. Returns: it, or
-/// none.
-slot_ref take_freed_slot(general_purpose_core& core, unsigned cls, std::size_t alignment) noexcept;
-
 /// Effects: raises the recorded peak to at least these.
 void raise_peak(general_purpose_core& core, std::uint64_t blocks, std::uint64_t bytes) noexcept;
 
@@ -435,9 +552,46 @@ struct live_totals {
 /// Takes no lock.
 [[nodiscard]] live_totals sum_caches(general_purpose_core& core) noexcept;
 
+// ---- general_purpose_reuse.cpp: freed slots of units that live ------------------------------------------------------
+
+/// Effects: last resort when no unit is to be had: finds a freed slot that fits and makes it ready. Returns: it, or
+/// none.
+slot_ref take_freed_slot(general_purpose_core& core, unsigned cls, std::size_t alignment) noexcept;
+
+/// Effects: a slot at \p address of a unit was freed, and few of it are left, see slot_count: retires the unit if none
+/// is; else gives pages back if too much is kept.
+void few_left(general_purpose_core& core, std::uintptr_t address) noexcept;
+
+/// Bytes of freed slots in units that live, or more. Lock held.
+[[nodiscard]] std::size_t kept_freed(general_purpose_core& core) noexcept;
+
+/// True if the freed bytes of slot \p index hold their fill. Pages that were given back are not looked at.
+[[nodiscard]] bool freed_intact(const general_purpose_core& core, const unit& u, std::uint32_t index) noexcept;
+
+/// Calls \p piece(pointer, bytes) for the parts of [from, from + bytes), in unit \p u, whose memory was not given back.
+template <class Byte, class Piece>
+void for_each_present(const unit& u, Byte* from, std::size_t bytes, Piece&& piece) noexcept {
+    constexpr std::size_t page = std::size_t{1} << metadata::address_map::page_bits;
+    const std::uint16_t gone = u.gone.load(std::memory_order_acquire);
+    if (gone == 0) {
+        piece(from, bytes);
+        return;
+    }
+    while (bytes != 0) {
+        const std::size_t at = reinterpret_cast<std::uintptr_t>(from) - u.base;
+        const std::size_t n = std::min(bytes, page - at % page);
+        if ((gone >> (at / page) & 1U) == 0) {
+            piece(from, n);
+        }
+        from += n;
+        bytes -= n;
+    }
+}
+
 // ---- general_purpose_retirement.cpp: what becomes of dead units -----------------------------------------------------
 
 /// Effects: takes a unit out of use whose blocks are all freed: verifies its fill, makes it inaccessible, queues it.
+/// Preconditions: the unit is large, or the caller set `retiring`.
 void retire(general_purpose_core& core, unit& u) noexcept;
 
 /// Effects: reuse::immediate: the slot at \p address of a detached unit became free, perhaps as the last one.

@@ -280,26 +280,18 @@ class general_purpose_calls {
         return {u, index};
     }
 
-    static void count_down(general_purpose_core& core, slot_ref s) noexcept {
+    /// \p slot: its address, as the unit may be gone as soon as it is counted.
+    static void count_down(general_purpose_core& core, slot_ref s, std::uintptr_t slot) noexcept {
         unit& u = *s.owner;
         if constexpr (S.recycle) {
             std::atomic<std::uint64_t>& word = u.free_bits[s.index / 64];
             const std::uint64_t bit = std::uint64_t{1} << (s.index % 64);
-            const auto address = reinterpret_cast<std::uintptr_t>(s.address());  // the unit may be gone afterwards
             const std::uint64_t before = word.fetch_or(bit);  // seq_cst: pairs with the owner's detach in refill()
             if (!u.attached.load() && (!u.listed.load() || (before | bit) == u.full_word(s.index / 64))) [[unlikely]] {
-                relist(core, address);
+                relist(core, slot);
             }
-        } else if constexpr (shared) {
-            if (u.unfreed.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-                retire(core, u);
-            }
-        } else {
-            const std::uint32_t left = u.unfreed.load(std::memory_order_relaxed) - 1;
-            u.unfreed.store(left, std::memory_order_relaxed);
-            if (left == 0) {
-                retire(core, u);
-            }
+        } else if (shared ? u.unfreed.down() : u.unfreed.down_alone()) [[unlikely]] {
+            few_left(core, slot);
         }
     }
 
@@ -330,7 +322,7 @@ class general_purpose_calls {
             cache.deallocations.add(1);
             cache.deallocated_bytes.add(bytes);
             poison_freed(core, s);
-            s.owner->large ? retire(core, *s.owner) : count_down(core, s);
+            s.owner->large ? retire(core, *s.owner) : count_down(core, s, reinterpret_cast<std::uintptr_t>(p));
             return bytes;
         } else {
             if (s.owner == nullptr) [[unlikely]] {
@@ -377,7 +369,8 @@ class general_purpose_calls {
                     s.owner->damaged = true;
                     report_surroundings(core, s);
                     if constexpr (!S.recycle) {
-                        s.owner->large ? retire(core, *s.owner) : count_down(core, s);
+                        s.owner->large ? retire(core, *s.owner)
+                                       : count_down(core, s, reinterpret_cast<std::uintptr_t>(slot));
                     }
                     return size;
                 }
@@ -394,7 +387,7 @@ class general_purpose_calls {
             }
             poison_freed(core, s);  // before the slot, or its unit, may be somebody else's
             r.state.store(slot_state::freed, std::memory_order_release);
-            count_down(core, s);
+            count_down(core, s, reinterpret_cast<std::uintptr_t>(slot));
             return size;
         }
     }

@@ -22,6 +22,11 @@ bool has_traces(const general_purpose_core& core) noexcept {
     return core.record_bytes == sizeof(traced_record);
 }
 
+std::uint64_t serial_of(slot_ref s) noexcept {
+    const slot_history* const h = s.owner->history.load(std::memory_order_acquire);
+    return h != nullptr && h[s.index].owners != 0 ? h[s.index].serial : s.owner->first_serial + s.index;
+}
+
 /// Effects: writes what is known of slot \p s into \p r.
 void describe_block(const general_purpose_core& core, slot_ref s, report& r) noexcept {
     const slot_record& record = s.record(core);
@@ -29,7 +34,7 @@ void describe_block(const general_purpose_core& core, slot_ref s, report& r) noe
     r.block.address = s.block(core);
     r.block.size = s.requested(core);
     r.block.alignment = std::size_t{1} << record.alignment;
-    r.block.serial = s.owner->first_serial + s.index;
+    r.block.serial = serial_of(s);
     r.block.state = state == slot_state::live ? block_state::live : block_state::freed;
     // The last number stands for all later ones, too.
     constexpr std::uint16_t late = late_threads;
@@ -38,6 +43,12 @@ void describe_block(const general_purpose_core& core, slot_ref s, report& r) noe
     if (state != slot_state::live) {
         r.block.late_free_thread = record.free_thread == late;
         r.block.free_thread = r.block.late_free_thread ? 0 : record.free_thread;
+    }
+    if (const slot_history* const h = s.owner->history.load(std::memory_order_acquire);
+        h != nullptr && h[s.index].owners > 1) {
+        r.block.owners = static_cast<std::uint32_t>(h[s.index].owners);
+        r.former_allocated = h[s.index].former_allocated;
+        r.former_freed = h[s.index].former_freed;
     }
     if (has_traces(core)) {
         const auto& traced = static_cast<const traced_record&>(record);
@@ -69,6 +80,10 @@ slot_ref nearest_in(const general_purpose_core& core, unit& u, std::uintptr_t ad
     }
     return best;
 }
+
+constexpr std::string_view forgotten_hint =
+    "The memory belonged to this resource and was retired long ago; its record was given up "
+    "(options: retired_record_bytes).";
 
 /// Farther away a block has nothing to do with a stray pointer.
 constexpr std::uintptr_t neighbourhood = std::uintptr_t{1} << 16;
@@ -165,9 +180,7 @@ void report_invalid(general_purpose_core& core, void* p, std::size_t bytes, std:
         r.nearest_only = true;
     } else if (forgotten) {
         r.kind = error_kind::double_free;
-        r.hint =
-            "The memory belonged to this resource and was retired long ago; its record was given up "
-            "(options: retired_record_bytes).";
+        r.hint = forgotten_hint;
     }
     raise_from(core, r);
 }
@@ -221,7 +234,7 @@ bool describe_address(void* core, std::uintptr_t address, metadata::address_find
         return true;
     }
     if (!was_used(mine, s)) {
-        out->is = what::never_used;
+        out->is = u->forgets(s.index, mine.record_bytes) ? what::retired_unit : what::never_used;
         return true;
     }
     report r;
@@ -249,6 +262,14 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
         return {};
     }
     const slot_ref s = slot_holding(*u, address);
+    if (s.index < u->capacity && !was_used(core, s) && u->forgets(s.index, core.record_bytes)) {
+        if (!report_other_owner(core, p, bytes, alignment, metadata::below::stop)) {
+            report r = call_report(core.record, error_kind::double_free, p, bytes, alignment);
+            r.hint = forgotten_hint;
+            raise_from(core, r);
+        }
+        return {};
+    }
     if (s.index >= u->capacity || !was_used(core, s)) {
         if (!report_other_owner(core, p, bytes, alignment, metadata::below::stop)) {
             report_invalid(core, p, bytes, alignment);
@@ -269,6 +290,11 @@ slot_ref examine_free(general_purpose_core& core, void* p, std::size_t bytes, st
     const auto complain = [&](error_kind kind) {
         report r = call_report(core.record, kind, p, bytes, alignment);
         describe_block(core, s, r);
+        if (r.block.owners > 1) {
+            r.hint =
+                "The address was used again after an earlier block was freed: the pointer may be that one's, and the "
+                "block is now somebody else's.";
+        }
         raise_from(core, r);
     };
     if (!starts_here) {
@@ -295,6 +321,11 @@ void report_not_live(general_purpose_core& core, slot_ref s, slot_state found, s
     }
     report r = call_report(core.record, error_kind::double_free, s.block(core), bytes, alignment);
     describe_block(core, s, r);
+    if (r.block.owners > 1) {
+        r.hint =
+            "The address was used again after an earlier block was freed: one of the two frees may have been meant for "
+            "that one.";
+    }
     raise_from(core, r);
 }
 
@@ -347,28 +378,32 @@ std::size_t verify_rest(general_purpose_core& core, unit& u) noexcept {
         return 0;  // what is before a large block is looked at with it
     }
     std::size_t damaged = 0;
-    const auto verify = [&](unsigned char* from, unsigned char* to, unsigned char expected) {
-        const std::size_t bytes = bytes_between(from, to);
-        if (all_bytes(from, bytes, expected)) {
+    const auto verify = [&](unsigned char* all, unsigned char* behind, unsigned char expected) {
+        if (all >= behind) {
             return;
         }
-        report r = stray_write(core, from, to, expected);
-        if (to == slot_ref{&u, 0}.address() && was_used(core, {&u, 0})) {
-            // Before the block that was handed out first: its canary, though nobody has the block any more.
-            r = report_of(core.record, error_kind::underrun);
-            describe_block(core, {&u, 0}, r);
-            note_damage(from, bytes, expected, r);
-        }
-        fill_memory(core, from, expected, bytes);  // reported once
-        raise_from(core, r);
-        ++damaged;
+        for_each_present(u, all, bytes_between(all, behind), [&](unsigned char* from, std::size_t bytes) noexcept {
+            if (all_bytes(from, bytes, expected)) {
+                return;
+            }
+            report r = stray_write(core, from, from + bytes, expected);
+            if (behind == slot_ref{&u, 0}.address() && was_used(core, {&u, 0})) {
+                // Before the block that was handed out first: its canary, though nobody has the block any more.
+                r = report_of(core.record, error_kind::underrun);
+                describe_block(core, {&u, 0}, r);
+                note_damage(from, bytes, expected, r);
+            }
+            fill_memory(core, from, expected, bytes);  // reported once
+            raise_from(core, r);
+            ++damaged;
+        });
     };
     unsigned char* const first = slot_ref{&u, 0}.address();
     const std::uint32_t prepared = u.prepared.load(std::memory_order_relaxed);
     const bool recycles = core.rules.freed == reuse::immediate;
     if (prepared != 0 || recycles) {
         const slot_state state = slot_ref{&u, 0}.record(core).state.load(std::memory_order_acquire);
-        if (state != slot_state::live && state != slot_state::damaged) {
+        if (state != slot_state::live && state != slot_state::damaged && state != slot_state::freeing) {
             verify(first - u.front(), first, fresh_byte);
         }
     }
@@ -383,6 +418,15 @@ std::size_t verify_rest(general_purpose_core& core, unit& u) noexcept {
         }
         return damaged;
     }
+    if (u.again.load(std::memory_order_acquire)) {
+        for (std::uint32_t i = 0; i < u.capacity; ++i) {
+            if (const slot_ref s{&u, i}; s.record(core).state.load(std::memory_order_acquire) == slot_state::ready) {
+                verify(s.address(), s.address() + u.slot_size, fresh_byte);
+            }
+        }
+        verify(reinterpret_cast<unsigned char*>(u.slots_end()), rest_end(u), fresh_byte);
+        return damaged;
+    }
     const std::uint32_t used = u.next.load(std::memory_order_relaxed);
     unsigned char* const unused = slot_ref{&u, used}.address();
     unsigned char* const filled = prepared == u.capacity ? rest_end(u) : slot_ref{&u, prepared}.address();
@@ -394,13 +438,13 @@ std::size_t verify_rest(general_purpose_core& core, unit& u) noexcept {
 }
 
 bool verify_freed(general_purpose_core& core, slot_ref s) noexcept {
-    const std::size_t bytes = s.owner->slot_bytes();
-    if (all_bytes(s.address(), bytes, freed_byte)) {
+    if (freed_intact(core, *s.owner, s.index)) {
         return true;
     }
     report r = report_of(core.record, error_kind::write_after_free);
     describe_block(core, s, r);
-    note_damage(s.address(), bytes, freed_byte, r);
+    for_each_present(*s.owner, s.address(), s.owner->slot_bytes(),
+                     [&r](const unsigned char* p, std::size_t n) noexcept { note_damage(p, n, freed_byte, r); });
     s.record(core).state.store(slot_state::damaged, std::memory_order_release);
     s.owner->damaged = true;
     raise_from(core, r);
@@ -496,7 +540,7 @@ std::size_t check_all(general_purpose_core& core) noexcept {
         // In the child of a fork, what another thread was at stays undone.
         const bool at_work = u->unsettled.load(std::memory_order_acquire) || (u->in != nullptr && u->in->busy);
         const bool readable = !u->trapped() && !at_work;
-        const std::uint32_t used = u->next.load(std::memory_order_relaxed);
+        const std::uint32_t used = u->used();
         for (std::uint32_t i = 0; i < used && core.record_bytes != 0; ++i) {
             const slot_ref s{u, i};
             const slot_state state = s.record(core).state.load(std::memory_order_acquire);
@@ -518,14 +562,14 @@ std::size_t report_live(general_purpose_core& core) noexcept {
     {
         const std::scoped_lock hold(core.lock);
         for (unit* u = core.units; u != nullptr && core.record_bytes != 0; u = u->following) {
-            const std::uint32_t used = u->next.load(std::memory_order_relaxed);
+            const std::uint32_t used = u->used();
             for (std::uint32_t i = 0; i < used; ++i) {
                 const slot_ref s{u, i};
                 const slot_record& record = s.record(core);
                 if (record.state.load(std::memory_order_acquire) == slot_state::live) {
                     const trace_id where =
                         has_traces(core) ? static_cast<const traced_record&>(record).allocated : trace_id::none;
-                    listing.add(where, s.requested(core), s.block(core), u->first_serial + i);
+                    listing.add(where, s.requested(core), s.block(core), serial_of(s));
                 }
             }
         }
@@ -546,7 +590,7 @@ void leave_remains(general_purpose_core& core, bool any_live) noexcept {
             left.add_range(c->base, c->size);
         }
         for (unit* u = core.units; any_live && u != nullptr && !left.full(); u = u->following) {
-            const std::uint32_t used = u->next.load(std::memory_order_relaxed);
+            const std::uint32_t used = u->used();
             for (std::uint32_t i = 0; i < used; ++i) {
                 const slot_ref s{u, i};
                 if (s.record(core).state.load(std::memory_order_acquire) == slot_state::live) {

@@ -91,6 +91,10 @@ bool take_reusable(general_purpose_core& core, std::size_t bytes, std::size_t mo
         if (u->trapped() && !os::remove_guard(bytes_of(*u), u->size, u->trap)) {
             continue;
         }
+        if (u->guarded.load(std::memory_order_relaxed) != 0 && u->trap != os::guard_tier::marker &&
+            !os::remove_guard(bytes_of(*u), u->size, os::guard_tier::marker)) {
+            continue;
+        }
         u->from->protect_guards -= u->trap == os::guard_tier::protect ? 1 : 0;
         (before != nullptr ? before->queue : core.reusable.first) = u->queue;
         core.reusable.last = core.reusable.last == u ? before : core.reusable.last;

@@ -115,6 +115,62 @@ bool obtain(general_purpose_core& core, guard_lock& hold, std::size_t bytes, std
 bool obtain_slots(general_purpose_core& core, guard_lock& hold, std::size_t want, std::size_t least, piece& out,
                   std::optional<upstream_fault>& fault) noexcept;
 
+// ---- general_purpose_units.cpp --------------------------------------------------------------------------------------
+
+/// Effects: lets go of a unit, most often one whose slots were all handed out; that may have been retired and
+/// forgotten since. Owner only; lock held. Returns: true if it is dead now and to be retired: slots were left, as this
+/// thread came back to the resource from a handler or the upstream, and the others are freed.
+[[nodiscard]] bool detach(general_purpose_core& core, unit& u) noexcept;
+
+/// Effects: nothing of \p u lives: whoever finds that first is to retire it. Lock held. Returns: true if it is the
+/// caller.
+[[nodiscard]] inline bool to_retire(unit& u) noexcept {
+    const bool first = !u.retiring && u.phase.load(std::memory_order_relaxed) == unit_phase::active;
+    u.retiring = true;
+    return first;
+}
+
+// ---- general_purpose_reuse.cpp --------------------------------------------------------------------------------------
+
+/// What a thread's unit whose slots are handed out again has for it.
+enum class readiness : std::uint8_t {
+    ready,
+    look_again,  ///< a report was made, and its handler may have used the resource: nothing is as it was
+    used_up,
+};
+
+/// Effects: makes some freed slots of an attached unit ready. Owner only.
+[[nodiscard]] readiness ready_more(general_purpose_core& core, unit& u) noexcept;
+
+/// Effects: makes slots that are ready, and not wanted any more, freed ones again. Owner only.
+void unready(general_purpose_core& core, unit& u) noexcept;
+
+/// Effects: if more is kept than may be, makes a closed unit of class \p cls the thread's current one, to have its
+/// freed slots used again; without any, gives memory back. Returns: true if the current unit is another one now.
+[[nodiscard]] bool reopen_closed(general_purpose_core& core, thread_cache& cache, unsigned cls) noexcept;
+
+/// Effects: all slots of the unit were handed out: puts it in line, unless it is dead. Lock held.
+void close_unit(general_purpose_core& core, unit& u) noexcept;
+
+/// Effects: takes the unit out of line, if it stands in one. Lock held.
+void leave_line(general_purpose_core& core, unit& u) noexcept;
+
+/// Effects: reuse::immediate: the listed unit \p u has free slots: gives its dead pages back if more free memory is
+/// kept than may be. Lock held.
+void trim_listed(general_purpose_core& core, unit& u) noexcept;
+
+/// Effects: the same for units of some classes, before memory is taken for another unit. Lock held.
+void trim_lists(general_purpose_core& core) noexcept;
+
+/// Effects: reuse::immediate: the unit leaves the list of partly free ones; pages that were given back may be used.
+/// Lock held.
+void leave_list(general_purpose_core& core, unit& u) noexcept;
+
+/// Effects: tells the process's books what is kept. Lock held.
+void settle_quarantine(general_purpose_core& core) noexcept;
+
+[[nodiscard]] std::size_t history_memory(const unit& u) noexcept;
+
 // ---- general_purpose_retirement.cpp -------------------------------------------------------------------------------
 
 /// Effects: frees private memory that a call with a stale pointer may be looking at, after a while. Lock held.
@@ -140,6 +196,11 @@ bool reclaim(general_purpose_core& core, guard_lock& hold, std::size_t bytes, st
 /// Effects: private memory ran out: forgets the oldest retired unit. May release the lock. Returns: false if there is
 /// none.
 bool forget_oldest(general_purpose_core& core, guard_lock& hold) noexcept;
+
+/// Effects: too much is kept: traps units that wait for their slab, the oldest first, until \p wanted bytes are;
+/// elsewhere than over pages, gives retired ones back.
+/// Lock held; released meanwhile.
+void trap_pending(general_purpose_core& core, guard_lock& hold, std::size_t wanted) noexcept;
 
 /// Effects: verifies and traps a slab if all its units are dead. May release the lock.
 void trap_if_dead(general_purpose_core& core, guard_lock& hold, slab& s) noexcept;

@@ -8,6 +8,7 @@
 #include "resources/general_purpose_core.hpp"
 #include "resources/general_purpose_engine.hpp"
 
+#include <bit>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -75,7 +76,11 @@ general_purpose_core* make_core(std::pmr::memory_resource* upstream, const gener
         // The registry knows the type, so no run-time type information is asked of users' resources.
         core->over_pages = true;
     }
+    // Of other upstreams nobody knows what their memory is for: a device may know its pages by their place.
+    core->discards = (core->over_pages || upstream == std::pmr::new_delete_resource()) &&
+                     os::page_size() == std::size_t{1} << metadata::address_map::page_bits;
     core->trapping = core->over_pages && p.dead != dead_unit::keep && p.freed != reuse::immediate;
+    core->share.open(o.quarantine_bytes, general_purpose_options().quarantine_bytes);
     core->belted = core->trapping && p.dead == dead_unit::trap && p.freed == reuse::never;
     return core;
 }
@@ -244,6 +249,7 @@ general_purpose_resource_base::~general_purpose_resource_base() {
     core_ = nullptr;
     asm volatile("" : : "r"(this) : "memory");
     detail::release_all(core);
+    core.share.close();
     metadata::arena::close_within(core.memory);
 }
 
@@ -302,13 +308,19 @@ statistics general_purpose_resource_base::stats() const noexcept {
     statistics s = detail::count_use(core);
     for (const detail::unit* u = seen.is_whole() ? core.units : nullptr; u != nullptr; u = u->following) {
         if (!u->trapped()) {
-            s.resident_bytes +=
-                u->large ? u->size
-                         : u->front() + std::size_t{u->prepared.load(std::memory_order_relaxed)} * u->slot_size;
+            const bool all = u->large || u->again.load(std::memory_order_relaxed);
+            const std::size_t used =
+                all ? u->size : u->front() + std::size_t{u->prepared.load(std::memory_order_relaxed)} * u->slot_size;
+            const auto gone = static_cast<std::size_t>(std::popcount(u->gone.load(std::memory_order_relaxed)))
+                              << metadata::address_map::page_bits;
+            s.resident_bytes += used > gone ? used - gone : 0;
         }
     }
     s.resident_bytes += core.warm_count * detail::slab::size;
-    s.overhead_bytes = core.memory->used();
+    s.overhead_bytes = core.memory->used() - core.dropped_records;
+    s.reused_slots = core.reused_slots.load(std::memory_order_relaxed);
+    s.quarantined_bytes = core.untrapped_bytes + detail::kept_freed(core);
+    s.quarantine_limit = core.share.limit();
     return s;
 }
 

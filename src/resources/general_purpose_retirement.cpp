@@ -7,6 +7,8 @@
 
 #include "resources/general_purpose_memory.hpp"
 
+#include <algorithm>
+#include <bit>
 #include <cstring>
 #include <iterator>
 #include <new>
@@ -17,6 +19,8 @@ namespace {
 
 /// Slabs kept ready. More dead ones give their memory back.
 constexpr std::size_t most_warm = 16;
+/// So many bytes are retired before the process's books are told.
+constexpr std::size_t settle_step = std::size_t{1} << 18;
 /// Each slab that was moved is a mapping of its own, of which the kernel allows 65 530 by default.
 constexpr std::size_t most_moved = 8'192;
 
@@ -60,8 +64,9 @@ bool verify_unit(general_purpose_core& core, unit& u) noexcept {
     if (!core.rules.fill) {
         return intact;
     }
-    const std::uint32_t used = u.next.load(std::memory_order_relaxed);
-    if (!u.damaged && all_bytes(slot_ref{&u, 0}.address(), used * u.slot_bytes(), freed_byte)) {
+    const std::uint32_t used = u.used();
+    if (!u.damaged && u.gone.load(std::memory_order_relaxed) == 0 &&
+        all_bytes(slot_ref{&u, 0}.address(), used * u.slot_bytes(), freed_byte)) {
         return intact;
     }
     for (std::uint32_t i = 0; i < used; ++i) {
@@ -109,10 +114,7 @@ void set_untrapped(general_purpose_core& core, unit& u, bool untrapped) noexcept
 void add_pending(general_purpose_core& core, unit& u) noexcept {
     u.pending = true;
     core.pending_count += 1;
-    u.pending_before = core.newest_pending;
-    u.pending_after = nullptr;
-    (core.newest_pending != nullptr ? core.newest_pending->pending_after : core.oldest_pending) = &u;
-    core.newest_pending = &u;
+    core.pending.push(u);
     set_untrapped(core, u, true);
 }
 
@@ -122,8 +124,7 @@ void remove_pending(general_purpose_core& core, unit& u) noexcept {
     }
     u.pending = false;
     core.pending_count -= 1;
-    (u.pending_before != nullptr ? u.pending_before->pending_after : core.oldest_pending) = u.pending_after;
-    (u.pending_after != nullptr ? u.pending_after->pending_before : core.newest_pending) = u.pending_before;
+    core.pending.remove(u);
 }
 
 /// Effects: notes how \p u was made inaccessible, if it was. A damaged one waits for nothing.
@@ -138,18 +139,24 @@ void note_guard(general_purpose_core& core, unit& u, os::guard_tier tier) noexce
     u.from->protect_guards += tier == os::guard_tier::protect ? 1 : 0;
 }
 
+/// What is remembered of a unit takes so many bytes.
+std::size_t books_memory(const general_purpose_core& core, const unit& u) noexcept {
+    const bool has_history = u.history.load(std::memory_order_relaxed) != nullptr;
+    return record_memory(core, u) + sizeof(unit) + (has_history ? history_memory(u) : 0);
+}
+
 /// Effects: counts the unit among the retired ones.
 void enter_books(general_purpose_core& core, unit& u) noexcept {
     u.booked = true;
     core.retired_bytes += u.size;
-    core.retired_record_bytes += record_memory(core, u) + sizeof(unit);
+    core.retired_record_bytes += books_memory(core, u);
 }
 
 void leave_books(general_purpose_core& core, unit& u) noexcept {
     if (u.booked) {
         u.booked = false;
         core.retired_bytes -= u.size;
-        core.retired_record_bytes -= record_memory(core, u) + sizeof(unit);
+        core.retired_record_bytes -= books_memory(core, u);
     }
 }
 
@@ -174,7 +181,8 @@ struct landing {
 /// released meanwhile.
 landing find_landing(general_purpose_core& core, guard_lock& hold, const slab& s) noexcept {
     landing to;
-    if (s.fixed || core.warm_count >= most_warm || core.moved_count >= most_moved) {
+    if (s.fixed || core.warm_count >= std::clamp<std::size_t>(core.share.limit() / 8 / slab::size, 1, most_warm) ||
+        core.moved_count >= most_moved) {
         return to;
     }
     void* const place = core.memory->allocate(sizeof(slab));
@@ -222,8 +230,8 @@ void trap_alone(general_purpose_core& core, guard_lock& hold, unit& u) noexcept 
 bool evict_oldest(general_purpose_core& core, guard_lock& hold, std::size_t wanted = 0,
                   std::size_t alignment = 1) noexcept {
     // Those that wait for their slab come last: to trap one by itself costs its neighbours their cheap move.
-    while (core.retired.first == nullptr && core.oldest_pending != nullptr && !core.oldest_pending->in->busy) {
-        trap_alone(core, hold, *core.oldest_pending);
+    while (core.retired.first == nullptr && core.pending.first != nullptr && !core.pending.first->in->busy) {
+        trap_alone(core, hold, *core.pending.first);
     }
     unit* const u = core.retired.first;
     if (u == nullptr || (u->in != nullptr && u->in->busy)) {
@@ -262,7 +270,7 @@ void evict_surplus(general_purpose_core& core, guard_lock& hold) noexcept {
     const general_purpose_options& o = core.options;
     const bool quarantined = core.rules.freed == reuse::quarantined;
     while (core.retired_record_bytes > o.retired_record_bytes ||
-           (core.oldest_pending == nullptr && core.untrapped_bytes > o.quarantine_bytes) ||
+           (core.pending.first == nullptr && core.untrapped_bytes > core.share.limit()) ||
            (quarantined && core.retired_bytes > o.quarantine_bytes)) {
         if (!evict_oldest(core, hold)) {
             break;
@@ -275,9 +283,8 @@ void retire_in_slab(general_purpose_core& core, guard_lock& hold, unit& u) noexc
     s.dead += u.size;
     add_pending(core, u);
     trap_if_dead(core, hold, s);
-    while (core.untrapped_bytes > core.options.quarantine_bytes && core.oldest_pending != nullptr &&
-           !core.oldest_pending->in->busy) {
-        trap_alone(core, hold, *core.oldest_pending);
+    if (core.untrapped_bytes > core.share.limit()) {
+        trap_pending(core, hold, core.untrapped_bytes - core.share.limit());
     }
 }
 
@@ -293,12 +300,30 @@ void bury(general_purpose_core& core, void* p, std::size_t bytes) noexcept {
 }
 
 void free_records(general_purpose_core& core, unit& u) noexcept {
+    core.gone_records -= static_cast<std::size_t>(std::popcount(u.gone_records)) * unit_page;
+    u.gone_records = 0;
+    if (const int pages = std::popcount(u.forgotten.load(std::memory_order_relaxed)); pages != 0) {
+        core.dropped_records -= static_cast<std::size_t>(pages) * unit_page;
+    }
     // The pointers stay, for a double free that is on its way to them.
     if (!u.large && u.records != nullptr) {
         bury(core, u.records, record_memory(core, u));
     }
+    if (slot_history* const h = u.history.load(std::memory_order_relaxed); h != nullptr) {
+        bury(core, h, history_memory(u));
+    }
     if (u.free_bits != nullptr) {
         bury(core, u.free_bits, bit_memory(u));
+    }
+}
+
+void trap_pending(general_purpose_core& core, guard_lock& hold, std::size_t wanted) noexcept {
+    const std::size_t enough = core.untrapped_bytes > wanted ? core.untrapped_bytes - wanted : 0;
+    while (core.untrapped_bytes > enough && core.pending.first != nullptr && !core.pending.first->in->busy) {
+        trap_alone(core, hold, *core.pending.first);
+    }
+    // Not over pages: there a forgotten unit's addresses stay taken, which are wanted when they run out.
+    while (!core.over_pages && core.untrapped_bytes > enough && evict_oldest(core, hold)) {
     }
 }
 
@@ -389,6 +414,7 @@ void free_descriptor(general_purpose_core& core, unit& u) noexcept {
 
 void list_partly_free(general_purpose_core& core, unit& u) noexcept {
     u.listed.store(true);
+    core.closed_bytes += u.size;
     u.queue = core.partly_free[u.size_class];
     core.partly_free[u.size_class] = &u;
 }
@@ -447,7 +473,12 @@ void retire(general_purpose_core& core, unit& u) noexcept {
         release_now(core, u);
         return;
     }
+    leave_line(core, u);
     enter_books(core, u);
+    core.unsettled += u.size;
+    if (core.unsettled >= settle_step) {
+        settle_quarantine(core);
+    }
     if (alone) {
         note_guard(core, u, tier);
         file(core, u);
@@ -470,6 +501,7 @@ void relist(general_purpose_core& core, std::uintptr_t address) noexcept {
     }
     for (std::uint32_t w = 0; w < u->words(); ++w) {
         if (u->free_bits[w].load() != u->full_word(w)) {
+            trim_listed(core, *u);
             return;
         }
     }
@@ -481,6 +513,7 @@ void relist(general_purpose_core& core, std::uintptr_t address) noexcept {
         link = &(*link)->queue;
     }
     *link = u->queue;
+    leave_list(core, *u);
     release_now(core, *u);
 }
 

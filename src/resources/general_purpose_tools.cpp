@@ -54,7 +54,7 @@ void tell_taken_back(general_purpose_core& core, const void* p) noexcept {
 
 void tell_end(general_purpose_core& core) noexcept {
     for (unit* u = core.units; u != nullptr; u = u->following) {
-        const std::uint32_t used = announces(core, *u) ? u->next.load(std::memory_order_relaxed) : 0;
+        const std::uint32_t used = announces(core, *u) ? u->used() : 0;
         for (std::uint32_t i = 0; i < used; ++i) {
             const slot_ref s{u, i};
             if (s.record(core).state.load(std::memory_order_acquire) == slot_state::live) {

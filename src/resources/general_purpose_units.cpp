@@ -75,8 +75,8 @@ bool divide(general_purpose_core& core, unit& u, unsigned cls) noexcept {
     u.slot_size = size_classes::slot_sizes[cls];
     u.reciprocal = core.exact ? 0 : size_classes::reciprocal_of(u.slot_size);
     u.first = u.base + front_of(core, u.slot_size);
-    u.capacity = static_cast<std::uint32_t>(std::min(u.end() - u.first, largest_unit) / u.slot_size);
-    u.unfreed.store(u.capacity, std::memory_order_relaxed);
+    u.capacity = static_cast<std::uint32_t>((std::min(u.size, largest_unit) - (u.first - u.base)) / u.slot_size);
+    u.unfreed.set(u.capacity, std::max(1U, u.capacity / 4));
     u.first_serial = core.next_serial.fetch_add(u.capacity, std::memory_order_relaxed);
     u.attached.store(true, std::memory_order_relaxed);
     if (core.record_bytes != 0) {
@@ -163,6 +163,11 @@ bool prepare_more(general_purpose_core& core, unit& u) noexcept {
     return true;
 }
 
+/// Owner only.
+bool has_slots(const unit& u) noexcept {
+    return u.next.load(std::memory_order_relaxed) < u.prepared.load(std::memory_order_relaxed);
+}
+
 /// Effects: takes over the free slots of one word of \p u. Owner only. Returns: false if none is free.
 bool take_bits(unit& u) noexcept {
     for (std::uint32_t tried = 0; tried < u.words(); ++tried) {
@@ -204,6 +209,7 @@ unit* next_partly_free(general_purpose_core& core, thread_cache& cache, unsigned
     }
     while (unit* const u = core.partly_free[cls]) {
         core.partly_free[cls] = u->queue;
+        leave_list(core, *u);
         u->attached.store(true);
         u->listed.store(false);
         if (take_bits(*u)) {
@@ -211,20 +217,8 @@ unit* next_partly_free(general_purpose_core& core, thread_cache& cache, unsigned
         }
         detach_partly_free(core, *u);  // listed by a thread that came late
     }
+    trim_lists(core);
     return nullptr;
-}
-
-/// Effects: lets go of a unit, most often one whose slots were all handed out; that may have been retired and
-/// forgotten since. Owner only; lock held. Returns: true if it is dead now and to be retired: slots were left, as this
-/// thread came back to the resource from a handler or the upstream, and the others are freed.
-bool detach(general_purpose_core& core, unit& u) noexcept {
-    u.attached.store(false, std::memory_order_relaxed);
-    if (u.orphaned) {
-        bury(core, &u, sizeof(unit));
-        return false;
-    }
-    const std::uint32_t left = u.capacity - u.next.load(std::memory_order_relaxed);
-    return left != 0 && u.unfreed.fetch_sub(left, std::memory_order_acq_rel) == left;
 }
 
 bool recycles(const general_purpose_core& core) noexcept {
@@ -299,7 +293,64 @@ large_place place_large(const general_purpose_core& core, std::size_t alignment)
     return {guarded ? std::max(alignment, line) : 0, plain};
 }
 
+/// Effects: as refill, where a freed slot is not used again within the budget.
+unit* slots_used_once(general_purpose_core& core, thread_cache& cache, unsigned cls) noexcept {
+    constexpr int most_units = 16;  // with freed slots that are not to be had after all
+    for (int reopened = 0;;) {
+        unit* const u = cache.current[cls];
+        if (u != nullptr && u->again.load(std::memory_order_relaxed)) {
+            const readiness now = ready_more(core, *u);
+            if (now == readiness::ready) {
+                return u;
+            }
+            if (now == readiness::look_again) {
+                if (unit* const c = cache.current[cls]; c != nullptr && has_slots(*c)) {
+                    return c;
+                }
+                continue;
+            }
+        } else if (u != nullptr && prepare_more(core, *u)) {
+            return u;
+        }
+        if (reopened < most_units && reopen_closed(core, cache, cls)) {
+            ++reopened;
+            continue;
+        }
+        if (make_slots(core, cache, cls) == nullptr) {
+            return nullptr;
+        }
+        // Where a handler used the resource, another unit than was made here.
+        if (unit* const c = cache.current[cls]; has_slots(*c)) {
+            return c;
+        }
+    }
+}
+
 }  // namespace
+
+bool detach(general_purpose_core& core, unit& u) noexcept {
+    u.attached.store(false, std::memory_order_relaxed);
+    if (u.orphaned) {
+        bury(core, &u, sizeof(unit));
+        return false;
+    }
+    std::uint32_t left = u.capacity - u.next.load(std::memory_order_relaxed);
+    const bool all_used = left == 0 || u.again.load(std::memory_order_relaxed);
+    if (u.again.load(std::memory_order_relaxed)) {
+        left = u.prepared.load(std::memory_order_relaxed) - u.next.load(std::memory_order_relaxed) + 1;
+        unready(core, u);
+    }
+    if (left != 0) {
+        if (u.unfreed.subtract(left) == 0) {
+            return to_retire(u);
+        }
+        u.unfreed.tell_at_a_quarter();
+    }
+    if (all_used) {
+        close_unit(core, u);
+    }
+    return false;
+}
 
 thread_cache& cache_of(general_purpose_core& core, std::uint32_t index) noexcept {
     if (os::is_shared_index(index)) {
@@ -338,14 +389,10 @@ unit* refill(general_purpose_core& core, thread_cache& cache, unsigned cls) noex
             }
         }
     } else {
-        if (u != nullptr && prepare_more(core, *u)) {
-            return u;
-        }
-        if (make_slots(core, cache, cls) == nullptr) {
+        u = slots_used_once(core, cache, cls);
+        if (u == nullptr) {
             return nullptr;
         }
-        u = cache.current[cls];  // where a handler used the resource, another one than was made here
-        prepare_more(core, *u);
     }
     cache.current[cls] = u;
     return u;
@@ -372,7 +419,7 @@ unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alig
             u->request = bytes;
             u->records = reinterpret_cast<unsigned char*>(&u->large_record);
             u->first_serial = core.next_serial.fetch_add(1, std::memory_order_relaxed);
-            u->unfreed.store(1, std::memory_order_relaxed);
+            u->unfreed.set(1, 1);
             u->next.store(1, std::memory_order_relaxed);
             u->prepared.store(1, std::memory_order_relaxed);
         }
@@ -397,57 +444,6 @@ unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alig
         }
     }
     return u;
-}
-
-slot_ref take_freed_slot(general_purpose_core& core, unsigned cls, std::size_t alignment) noexcept {
-    guard_lock hold(core);
-    // Each search goes on where the last one ended, or the slots that are not to be had would be looked at every time.
-    unit* start = core.freed_search != nullptr ? core.freed_search : core.units;
-    for (unit* u = start; u != nullptr;) {
-        const bool suits = !u->large && !u->damaged && u->size_class >= cls && u->slot_size % alignment == 0 &&
-                           u->phase.load(std::memory_order_relaxed) == unit_phase::active &&
-                           u->unfreed.load(std::memory_order_relaxed) != u->capacity;
-        const std::uint32_t used = suits ? u->next.load(std::memory_order_relaxed) : 0;
-        for (std::uint32_t seen = 0; seen < used; ++seen) {
-            u->freed_search = u->freed_search + 1 < used ? u->freed_search + 1 : 0;
-            const slot_ref s{u, u->freed_search};
-            std::atomic<slot_state>& state = s.record(core).state;
-            if (state.load(std::memory_order_acquire) != slot_state::freed) {
-                continue;
-            }
-            // Count the slot in first: a unit whose count reached 0 is being retired by somebody.
-            std::uint32_t unfreed = u->unfreed.load(std::memory_order_relaxed);
-            while (unfreed != 0 && !u->unfreed.compare_exchange_weak(unfreed, unfreed + 1, std::memory_order_acq_rel)) {
-            }
-            if (unfreed == 0) {
-                break;
-            }
-            slot_state expected = slot_state::freed;
-            if (!state.compare_exchange_strong(expected, slot_state::never, std::memory_order_acq_rel)) {
-                u->unfreed.fetch_sub(1, std::memory_order_acq_rel);  // cannot be the last: this slot is not freed
-                continue;
-            }
-            core.freed_search = u;
-            core.recycled_units += 1;
-            hold.unlock();
-            state.store(slot_state::freed, std::memory_order_relaxed);  // for the report, if there is one
-            if (!core.rules.fill || verify_freed(core, s)) {
-                state.store(slot_state::never, std::memory_order_relaxed);
-                if (fills(core)) {
-                    fill_memory(core, s.address(), fresh_byte, u->slot_size);
-                }
-                return s;
-            }
-            hold.lock();
-            start = u;  // damaged units stay; the one that was the start may be gone
-            break;
-        }
-        u = u->following != nullptr ? u->following : core.units;
-        if (u == start) {
-            break;
-        }
-    }
-    return {};
 }
 
 live_totals sum_caches(general_purpose_core& core) noexcept {
