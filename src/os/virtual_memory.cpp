@@ -11,6 +11,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cerrno>
@@ -426,15 +427,14 @@ bool guards_work() noexcept {
            ((markers_wanted() && markers_work()) || protection_works());
 }
 
-std::size_t install_markers(const page_range* ranges, std::size_t count, bool used) noexcept {
+markings install_markers(const page_range* ranges, std::size_t count, bool used) noexcept {
     // Valgrind does not know the call, and says so on every one.
     if (!markers_wanted() || under_valgrind() || !markers_work()) {
-        return 0;
+        return {};
     }
-    if (used) {
-        (void)advise_many(ranges, count, MADV_DONTNEED);  // a refusal costs time and nothing else
-    }
-    return advise_many(ranges, count, MADV_GUARD_INSTALL);
+    const std::size_t emptied = used ? advise_many(ranges, count, MADV_DONTNEED) : 0;
+    const std::size_t guarded = advise_many(ranges, count, MADV_GUARD_INSTALL);
+    return {guarded, std::max(guarded, emptied)};
 }
 
 bool remove_guard(void* p, std::size_t bytes, guard_tier tier) noexcept {

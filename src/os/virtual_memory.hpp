@@ -96,10 +96,16 @@ struct page_range {
     std::size_t bytes = 0;
 };
 
+/// What became of a list of ranges, counted from the first.
+struct markings {
+    std::size_t guarded = 0;
+    std::size_t emptied = 0;  ///< their contents are given back, whether or not they are guarded
+};
+
 /// Effects: installs guard markers in all of \p ranges, with few system calls for many of them. \p used: there may be
 /// contents, which are given back; to do that first, and for all, costs half of what the kernel takes to guard pages in
-/// use one by one. Returns: how many ranges are guarded, counted from the first; the others are for install_guard.
-[[nodiscard]] std::size_t install_markers(const page_range* ranges, std::size_t count, bool used) noexcept;
+/// use one by one. Those that are not guarded are for install_guard.
+[[nodiscard]] markings install_markers(const page_range* ranges, std::size_t count, bool used) noexcept;
 
 /// Effects: undoes install_guard with the same \p tier; the pages read as zero. Returns: false if the system refuses.
 bool remove_guard(void* p, std::size_t bytes, guard_tier tier) noexcept;

@@ -240,7 +240,7 @@ bool guard_ahead(fence_core& core, unit& u, std::uint32_t index) noexcept {
         for (std::uint32_t i = 0; i < n; ++i) {
             guards[i] = {at(geometry_of(core, {&u, next + i}).guard), page};
         }
-        const auto done = static_cast<std::uint32_t>(os::install_markers(guards, n, false));
+        const auto done = static_cast<std::uint32_t>(os::install_markers(guards, n, false).guarded);
         next += done;
         u.guarded.store(next, std::memory_order_release);
         if (done != n) {

@@ -169,7 +169,7 @@ void trap_pieces(fence_core& core, trapping& t) noexcept {
         const std::uintptr_t from = geometry_of(core, {p.owner, p.first}).data;
         ranges[i] = {at(from), geometry_of(core, {p.owner, p.behind - 1}).data_end - from};
     }
-    for (std::size_t i = os::page_size() == page ? os::install_markers(ranges, t.count, true) : 0; i < t.count; ++i) {
+    for (std::size_t i = os::page_size() == page ? os::install_markers(ranges, t.count, true).guarded : 0; i < t.count; ++i) {
         const trapping::piece& p = t.pieces[i];
         if (guard_range(*p.owner, reinterpret_cast<std::uintptr_t>(ranges[i].start), ranges[i].bytes) ==
             os::guard_tier::none) {

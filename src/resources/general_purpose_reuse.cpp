@@ -321,12 +321,14 @@ void give_pages_back(general_purpose_core& core, unit& u, std::uint16_t pages) n
         }
         i += n + 1;
     }
-    const std::size_t marked = core.trapping ? os::install_markers(ranges, count, true) : 0;
+    const os::markings done = core.trapping ? os::install_markers(ranges, count, true) : os::markings{};
+    // In the heap nothing is mapped anew: those pages are not ours.
+    const auto empty = core.over_pages ? os::discard : os::discard_in_place;
     for (std::size_t i = 0; i < count; ++i) {
-        if (i >= marked && !os::discard(ranges[i].start, ranges[i].bytes)) {
+        if (i >= done.emptied && !empty(ranges[i].start, ranges[i].bytes)) {
             continue;
         }
-        if (i < marked) {
+        if (i < done.guarded) {
             u.guarded.fetch_or(bits[i], std::memory_order_relaxed);
         }
         u.gone.fetch_or(bits[i], std::memory_order_release);

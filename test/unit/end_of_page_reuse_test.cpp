@@ -216,7 +216,7 @@ TEST(markers, many_at_a_time_take_contents_away_and_fault) {
             odd.push_back({all + i * page, page});
         }
     }
-    const std::size_t done = os::install_markers(odd.data(), odd.size(), true);
+    const std::size_t done = os::install_markers(odd.data(), odd.size(), true).guarded;
     if (done != 0) {  // else the kernel is older than 6.15
         EXPECT_EQ(done, odd.size());
         EXPECT_EQ(os::resident(all, pages * page), pages / 2 * page);
@@ -234,7 +234,7 @@ TEST(markers, stop_at_a_range_that_is_refused) {
     auto* const all = static_cast<unsigned char*>(os::map(4 * page, page));
     ASSERT_NE(all, nullptr);
     const os::page_range some[] = {{all, page}, {all + 1, page}, {all + 2 * page, page}};  // not at a page: refused
-    EXPECT_LE(os::install_markers(some, 3, false), 1U);
+    EXPECT_LE(os::install_markers(some, 3, false).guarded, 1U);
     EXPECT_FALSE(faults(all + 2 * page));
     os::unmap(all, 4 * page);
 }
@@ -243,7 +243,7 @@ TEST(markers, none_where_another_tier_is_asked_for) {
     const forced_tier tier(guard_tier::protect);
     void* const p = os::map(page, page);
     const os::page_range all{p, page};
-    EXPECT_EQ(os::install_markers(&all, 1, true), 0U);
+    EXPECT_EQ(os::install_markers(&all, 1, true).guarded, 0U);
     EXPECT_FALSE(faults(p));
     os::unmap(p, page);
 }

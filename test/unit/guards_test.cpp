@@ -61,7 +61,7 @@ TEST_F(pretended_guards, are_not_believed) {
     EXPECT_EQ(os::install_guard(p, os::page_size()), guard_tier::none);
     EXPECT_EQ(*p, 7);
     const os::page_range one{p, os::page_size()};
-    EXPECT_EQ(os::install_markers(&one, 1, true), 0U);
+    EXPECT_EQ(os::install_markers(&one, 1, true).guarded, 0U);
     os::unmap(p, os::page_size());
 }
 
