@@ -15,6 +15,9 @@ namespace pmr_debug::metadata {
 namespace {
 
 constexpr std::size_t smallest = 64;
+// A run that small pieces share; also the step of sizes above it, up to the largest of that sort.
+constexpr std::size_t small_run = std::size_t{1} << 12;
+constexpr std::size_t most_by_runs = 16 * small_run;
 constexpr std::size_t commit_step = std::size_t{1} << 18;
 // What an arena that expects protection takes by pages of the usual size: most resources need no more.
 constexpr std::size_t small_pages = std::size_t{1} << 18;
@@ -28,6 +31,22 @@ constexpr std::size_t first_parts = 256;
 constexpr std::size_t later_parts = 64;
 
 constinit std::atomic<std::size_t> most_bytes{SIZE_MAX};
+
+[[nodiscard]] std::size_t size_of(std::size_t bytes) noexcept {
+    if (bytes > small_run && bytes <= most_by_runs) {
+        return os::round_up(bytes, small_run);
+    }
+    return std::bit_ceil(bytes < smallest ? smallest : bytes);
+}
+
+/// 0 to 6: 64 bytes to 4 KiB; to 21: 8 to 64 KiB in steps of 4; then powers of two again.
+[[nodiscard]] std::size_t bucket_of(std::size_t size) noexcept {
+    const auto power = static_cast<std::size_t>(std::countr_zero(size));
+    if (size <= small_run) {
+        return power - 6;
+    }
+    return size <= most_by_runs ? 5 + size / small_run : power + 5;
+}
 
 }  // namespace
 
@@ -112,6 +131,8 @@ void arena::close() noexcept {
     }
     count_ = limit_ = reserved_ = used_ = 0;
     shared_ = huge_ = false;
+    small_next_ = nullptr;
+    small_left_ = 0;
     for (piece*& head : free_) {
         head = nullptr;
     }
@@ -134,6 +155,8 @@ arena* arena::open_within(std::size_t bytes, home where) noexcept {
     inside->reserved_ = outside.reserved_;
     inside->used_ = outside.used_;
     inside->shared_ = outside.shared_;
+    inside->small_next_ = outside.small_next_;
+    inside->small_left_ = outside.small_left_;
     return inside;
 }
 
@@ -179,18 +202,7 @@ void* arena::take(range& r, std::size_t start, std::size_t size) noexcept {
     return r.base + start;
 }
 
-void* arena::allocate(std::size_t bytes) noexcept {
-    if (bytes > limit_) {
-        return nullptr;
-    }
-    const std::size_t size = std::bit_ceil(bytes < smallest ? smallest : bytes);
-    const auto bucket = static_cast<std::size_t>(std::countr_zero(size));
-    const std::scoped_lock hold(lock_);
-    if (piece* const p = free_[bucket]; p != nullptr) {
-        free_[bucket] = p->next;
-        used_ += size;
-        return p;
-    }
+void* arena::take_fresh(std::size_t size) noexcept {
     // The last two: a large piece may have left much of the last but one.
     range* from = nullptr;
     std::size_t start = SIZE_MAX;
@@ -205,7 +217,53 @@ void* arena::allocate(std::size_t bytes) noexcept {
         from = ranges_ + count_ - 1;
         start = place_in(*from, size);
     }
-    void* const p = start != SIZE_MAX ? take(*from, start, size) : nullptr;
+    return start != SIZE_MAX ? take(*from, start, size) : nullptr;
+}
+
+void* arena::take_small(std::size_t size) noexcept {
+    if (size > small_left_) {
+        constexpr std::size_t runs = 6;
+        piece* const freed = free_[runs];
+        void* const run = freed != nullptr ? freed : take_fresh(small_run);
+        if (run == nullptr) {
+            return nullptr;
+        }
+        if (freed != nullptr) {
+            free_[runs] = freed->next;
+        }
+        while (small_left_ != 0) {
+            const std::size_t part = std::bit_floor(small_left_);
+            keep(small_next_, part);
+            small_next_ += part;
+            small_left_ -= part;
+        }
+        small_next_ = static_cast<unsigned char*>(run);
+        small_left_ = small_run;
+    }
+    void* const p = small_next_;
+    small_next_ += size;
+    small_left_ -= size;
+    return p;
+}
+
+void arena::keep(void* p, std::size_t size) noexcept {
+    piece*& head = free_[bucket_of(size)];
+    head = ::new (p) piece{head};
+}
+
+void* arena::allocate(std::size_t bytes) noexcept {
+    if (bytes > limit_) {
+        return nullptr;
+    }
+    const std::size_t size = size_of(bytes);
+    const std::scoped_lock hold(lock_);
+    void* p = nullptr;
+    if (piece*& freed = free_[bucket_of(size)]; freed != nullptr) {
+        p = freed;
+        freed = freed->next;
+    } else {
+        p = size < small_run ? take_small(size) : take_fresh(size);
+    }
     used_ += p != nullptr ? size : 0;
     return p;
 }
@@ -219,11 +277,9 @@ void* arena::allocate_zeroed(std::size_t bytes) noexcept {
 }
 
 void arena::free(void* p, std::size_t bytes) noexcept {
-    const std::size_t size = std::bit_ceil(bytes < smallest ? smallest : bytes);
-    const auto bucket = static_cast<std::size_t>(std::countr_zero(size));
+    const std::size_t size = size_of(bytes);
     const std::scoped_lock hold(lock_);
-    auto* const freed = ::new (p) piece{free_[bucket]};
-    free_[bucket] = freed;
+    keep(p, size);
     used_ -= size;
 }
 

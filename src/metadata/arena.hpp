@@ -12,7 +12,8 @@
 
 namespace pmr_debug::metadata {
 
-/// Reserved ranges, each handed out from its start; freed pieces are kept by power-of-two size and handed out again.
+/// Reserved ranges, each handed out from its start; freed pieces are kept by size and handed out again. Small pieces
+/// share pages, so that a small one between two of pages does not take a page of its own.
 ///
 ///   | guard page | committed … | reserved … | guard page |     | guard page | committed … | reserved … | …
 ///
@@ -45,7 +46,8 @@ public:
     /// Effects: closes an arena made by open_within; \p a is gone afterwards.
     static void close_within(arena* a) noexcept;
 
-    /// Returns: \p bytes, rounded up to a power of two of at least 64, aligned to 64 (to a page from one page up).
+    /// Returns: \p bytes, rounded up: to a power of two of at least 64 up to 4 KiB and above 64 KiB, to a multiple of
+    ///   4 KiB between them. Aligned to 64 (to a page from one page up).
     ///   Not zeroed where a freed piece is used again. Null if the arena's limit or the system's memory is used up.
     [[nodiscard]] void* allocate(std::size_t bytes) noexcept;
 
@@ -88,6 +90,10 @@ private:
     static constexpr std::size_t most_ranges = 48;
 
     [[nodiscard]] bool add_range(std::size_t least) noexcept;
+    /// Returns: \p size bytes that were never handed out; null if there are none. Lock held, as for the next two.
+    [[nodiscard]] void* take_fresh(std::size_t size) noexcept;
+    [[nodiscard]] void* take_small(std::size_t size) noexcept;
+    void keep(void* p, std::size_t size) noexcept;
     /// Returns: the offset where a piece would go; SIZE_MAX if there is no room.
     [[nodiscard]] std::size_t place_in(const range& r, std::size_t size) const noexcept;
     [[nodiscard]] void* take(range& r, std::size_t start, std::size_t size) noexcept;
@@ -101,7 +107,9 @@ private:
     bool shared_ = false;  ///< the first range is a piece of the process's arena
     bool huge_ = false;
     mutable os::spin_lock lock_;
-    piece* free_[40]{};
+    unsigned char* small_next_ = nullptr;  ///< the rest of a page for small pieces
+    std::size_t small_left_ = 0;
+    piece* free_[56]{};
 };
 
 /// The arena that process-wide tables share. Opened at first use; never closed. Null if the system has no memory.

@@ -271,7 +271,7 @@ struct unit : metadata::address_range {
         return again.load(std::memory_order_acquire) ? capacity : next.load(std::memory_order_relaxed);
     }
 };
-static_assert(sizeof(unit) <= 256);  // private memory is handed out in powers of two
+static_assert(sizeof(unit) <= 256);  // small pieces of private memory have sizes of powers of two
 
 /// A counter that one thread writes and any thread reads.
 class owned_counter {

@@ -56,6 +56,39 @@ TEST_F(arena_test, pieces_are_aligned_apart_and_used_again) {
     EXPECT_EQ(again[8191], 0);
 }
 
+TEST_F(arena_test, small_pieces_share_pages_with_each_other_only) {
+    const std::size_t page = 4096;
+    std::set<std::uintptr_t> pages;
+    for (int i = 0; i < 16; ++i) {
+        pages.insert(reinterpret_cast<std::uintptr_t>(a.allocate(256)) / page);
+        EXPECT_NE(a.allocate(page), nullptr);
+    }
+    EXPECT_EQ(pages.size(), 1U);
+    // What a page has left when a larger piece is asked for is not lost.
+    auto* const small = static_cast<unsigned char*>(a.allocate(64));
+    EXPECT_NE(a.allocate(2048), nullptr);
+    EXPECT_NE(a.allocate(2048), nullptr);
+    for (std::size_t size = 64; size < 2048; size *= 2) {
+        auto* const rest = static_cast<unsigned char*>(a.allocate(size));
+        EXPECT_EQ(reinterpret_cast<std::uintptr_t>(rest) / page, reinterpret_cast<std::uintptr_t>(small) / page);
+    }
+}
+
+TEST_F(arena_test, sizes_of_some_pages_are_not_doubled) {
+    const std::size_t page = 4096;
+    for (std::size_t pages = 1; pages <= 16; ++pages) {
+        const std::size_t before = a.used();
+        void* const p = a.allocate(pages * page - 1);
+        EXPECT_EQ(a.used() - before, pages * page);
+        a.free(p, pages * page - 1);
+        EXPECT_EQ(a.used(), before);
+        EXPECT_EQ(a.allocate(pages * page), p);
+    }
+    a.free(a.allocate(17 * page), 17 * page);
+    auto* const twice = static_cast<unsigned char*>(a.allocate(32 * page));
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(twice) % page, 0U);
+}
+
 TEST_F(arena_test, refuses_what_it_has_no_room_for) {
     EXPECT_EQ(a.allocate(2 * megabyte), nullptr);
     EXPECT_EQ(a.allocate(SIZE_MAX), nullptr);
