@@ -196,7 +196,6 @@ struct unit : metadata::address_range {
     std::atomic<std::uint16_t> gone{0};       ///< a bit a page: its memory was given back
     std::atomic<std::uint16_t> guarded{0};    ///< of those: guarded by a marker
     std::atomic<std::uint16_t> forgotten{0};  ///< a bit a page of records: given up, with all that was known of slots
-    std::uint16_t gone_records = 0;  ///< pages of records that count as remembered without need; under the lock
     // reuse::immediate only.
     std::atomic<std::uint64_t>* free_bits = nullptr;  ///< a set bit is a free slot, ready for its owner to take
     std::uint64_t taken_bits = 0;                     ///< owner's: free slots taken over from word `taken_word`
@@ -405,7 +404,7 @@ struct general_purpose_core {
     std::size_t freed_counted = 0;    ///< bytes of freed slots when they were last counted
     std::uint64_t counted_at = 0;     ///< what all threads together had freed then, bytes
     std::size_t reclaimed = 0;        ///< bytes used again or given back since
-    std::size_t gone_records = 0;     ///< bytes of records that are kept of slots whose memory was given back
+    std::size_t closed_records = 0;   ///< bytes of records of units in those
     std::size_t dropped_records = 0;  ///< bytes of records that were given up in units that live
     std::size_t trims_left = 0;       ///< units not yet looked at for dead pages since
     unsigned trim_class = 0;          ///< where the next is looked for

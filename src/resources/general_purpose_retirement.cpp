@@ -300,8 +300,6 @@ void bury(general_purpose_core& core, void* p, std::size_t bytes) noexcept {
 }
 
 void free_records(general_purpose_core& core, unit& u) noexcept {
-    core.gone_records -= static_cast<std::size_t>(std::popcount(u.gone_records)) * unit_page;
-    u.gone_records = 0;
     if (const int pages = std::popcount(u.forgotten.load(std::memory_order_relaxed)); pages != 0) {
         core.dropped_records -= static_cast<std::size_t>(pages) * unit_page;
     }

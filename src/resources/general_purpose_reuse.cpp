@@ -95,11 +95,26 @@ struct page_parts {
            u.forgets(i, core.record_bytes);
 }
 
+/// Bytes of records of a unit that lives which are in memory.
+[[nodiscard]] std::size_t records_kept(const general_purpose_core& core, const unit& u) noexcept {
+    const auto pages = static_cast<std::size_t>(std::popcount(u.forgotten.load(std::memory_order_relaxed)));
+    const bool has_history = u.history.load(std::memory_order_relaxed) != nullptr;
+    return record_memory(core, u) - pages * unit_page + (has_history ? history_memory(u) : 0);
+}
+
+/// True if more is remembered of freed blocks than options allow: what a page of records holds of freed slots counts
+/// whether or not it could be given up. Lock held.
+[[nodiscard]] bool remembers_too_much(general_purpose_core& core) noexcept {
+    const std::size_t kept = core.retired_record_bytes + core.closed_records;
+    const std::size_t limit = core.options.retired_record_bytes;
+    return kept > limit && kept - limit > sum_caches(core).blocks() * core.record_bytes;
+}
+
 /// Effects: gives records up all of whose slots are freed and lie in memory that was given back, but for pages that
-/// they share with others, if so many are remembered that options forbid more. Lock held.
+/// they share with others, while too much is remembered. \p u is in no line. Lock held.
 void forget_gone(general_purpose_core& core, unit& u) noexcept {
     const std::size_t pages = record_memory(core, u) / unit_page;
-    if (core.gate != nullptr || pages == 0) {  // records in huge pages cannot be given up piece by piece
+    if (core.gate != nullptr || pages == 0 || !remembers_too_much(core)) {  // huge pages are not given up in pieces
         return;
     }
     const auto slots = static_cast<std::uint32_t>(unit_page / core.record_bytes);
@@ -114,18 +129,8 @@ void forget_gone(general_purpose_core& core, unit& u) noexcept {
         for (std::uint32_t s = i * slots; s < behind && dead; ++s) {
             dead = is_dead(core, u, s);
         }
-        if (!dead) {
-            continue;
-        }
-        if ((u.gone_records & bit) == 0) {
-            u.gone_records |= bit;
-            core.gone_records += unit_page;
-        }
-        if (core.retired_record_bytes + core.gone_records > core.options.retired_record_bytes &&
-            os::discard(u.records + i * unit_page, unit_page)) {
-            u.gone_records &= static_cast<std::uint16_t>(~bit);
+        if (dead && os::discard(u.records + i * unit_page, unit_page)) {
             u.forgotten.fetch_or(bit, std::memory_order_release);
-            core.gone_records -= unit_page;
             core.dropped_records += unit_page;
         }
     }
@@ -243,6 +248,7 @@ bool has_history(general_purpose_core& core, unit& u) noexcept {
     if (u.history.load(std::memory_order_relaxed) == nullptr) {
         auto* const h = static_cast<slot_history*>(core.memory->allocate_zeroed(history_memory(u)));
         u.history.store(h, std::memory_order_release);
+        core.closed_records += u.closed && h != nullptr ? history_memory(u) : 0;
     }
     return u.history.load(std::memory_order_relaxed) != nullptr;
 }
@@ -335,6 +341,18 @@ void give_pages_back(general_purpose_core& core, unit& u, std::uint16_t pages) n
     }
 }
 
+/// Effects: counts out whoever had \p u, which is in no line; there it goes again, unless the rest was freed meanwhile.
+/// Lock held; released meanwhile.
+void end_visit(general_purpose_core& core, guard_lock& hold, unit& u) noexcept {
+    if (u.unfreed.subtract(1) != 0) {
+        close_unit(core, u);
+    } else if (to_retire(u)) {
+        hold.unlock();
+        retire(core, u);
+        hold.lock();
+    }
+}
+
 /// Effects: gives the dead pages of closed units back, the oldest of a class first, a class after the other, until
 /// \p wanted bytes are, or it has been tried often enough. Lock held; released meanwhile.
 void trim(general_purpose_core& core, guard_lock& hold, std::size_t wanted) noexcept {
@@ -356,7 +374,13 @@ void trim(general_purpose_core& core, guard_lock& hold, std::size_t wanted) noex
         core.closed[core.trim_class].remove(*u);
         core.closed[core.trim_class].push(*u);
         core.trim_class = (core.trim_class + 1) % size_classes::count;
-        if (u->damaged || freed_bytes(*u) < unit_page || !u->unfreed.up()) {
+        if (u->damaged || !u->unfreed.up()) {
+            continue;
+        }
+        if (freed_bytes(*u) < unit_page) {  // nothing to be had but records
+            leave_line(core, *u);
+            forget_gone(core, *u);
+            end_visit(core, hold, *u);
             continue;
         }
         leave_line(core, *u);
@@ -381,13 +405,7 @@ void trim(general_purpose_core& core, guard_lock& hold, std::size_t wanted) noex
         }
         given += static_cast<std::size_t>(after - before) * unit_page;
         core.reclaimed += static_cast<std::size_t>(after - before) * unit_page;
-        if (u->unfreed.subtract(1) != 0) {
-            close_unit(core, *u);
-        } else if (to_retire(*u)) {
-            hold.unlock();
-            retire(core, *u);
-            hold.lock();
-        }
+        end_visit(core, hold, *u);
     }
 }
 
@@ -403,6 +421,7 @@ void close_unit(general_purpose_core& core, unit& u) noexcept {
         u.closed = true;
         core.closed[u.size_class].push(u);
         core.closed_bytes += u.size;
+        core.closed_records += records_kept(core, u);
         core.closed_count += 1;
     }
 }
@@ -463,6 +482,7 @@ void leave_line(general_purpose_core& core, unit& u) noexcept {
         u.closed = false;
         core.closed[u.size_class].remove(u);
         core.closed_bytes -= u.size;
+        core.closed_records -= records_kept(core, u);
         core.closed_count -= 1;
     }
 }
