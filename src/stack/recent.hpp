@@ -32,22 +32,28 @@ public:
             }
         }
         const entry& e = *found;
-        // This frame was found on this thread's stack before, and the others above it, so all of them can be read.
-        // A frame's two words and a link are alike, so one 16-byte comparison does for both. The compiler's vectors do
-        // not need an instruction set of their own.
+        // What lies in the page of this frame can be read. Beyond it there need be no frame now where one was before,
+        // and a program may protect pages within its stack: those are read only if all below is as it was.
         pair different{};
         std::uintptr_t at = frame;
-        for (unsigned i = 0; i + 1 < frames; ++i) {
-            pair words;
-            pair kept;
-            __builtin_memcpy(&words, reinterpret_cast<const void*>(at), sizeof words);
-            __builtin_memcpy(&kept, &e.links[i], sizeof kept);
-            different |= words ^ kept;
+        unsigned i = 0;
+        for (; i < e.near; ++i) {
+            different |= difference(at, e.links[i]);
             at = e.links[i].caller;
+        }
+        for (; i + 1 < frames; ++i) {
+            if ((different[0] | different[1]) != 0) [[unlikely]] {
+                return trace_id::none;
+            }
+            different |= difference(at, e.links[i]);
+            at = e.links[i].caller;
+        }
+        if ((different[0] | different[1]) != 0) [[unlikely]] {
+            return trace_id::none;
         }
         // The outermost frame's own caller was not looked at.
         const std::uintptr_t outermost = reinterpret_cast<const std::uintptr_t*>(at)[1] ^ e.links[frames - 1].address;
-        return (different[0] | different[1] | outermost) == 0 ? e.id : trace_id::none;
+        return outermost == 0 ? e.id : trace_id::none;
     }
 
     /// Effects: keeps \p id as the trace of the \p frames frames that begin at \p frame, all of which lie on this
@@ -58,12 +64,17 @@ public:
         entry& e = s.ways[s.next];
         s.next ^= 1U;
         e.frame = frame;
-        e.frames = frames;
+        e.frames = static_cast<std::uint16_t>(frames);
         e.id = id;
+        e.near = 0;
         std::uintptr_t at = frame;
         for (unsigned i = 0; i < frames; ++i) {
             const auto* const words = reinterpret_cast<const std::uintptr_t*>(at);
             e.links[i] = {words[0], words[1]};
+            constexpr std::uintptr_t smallest_page = 4096;
+            if (i + 1 < frames && ((at + sizeof(link) - 1) ^ frame) < smallest_page) {
+                e.near = static_cast<std::uint16_t>(i + 1);
+            }
             at = words[0];
         }
     }
@@ -85,7 +96,8 @@ private:
 
     struct alignas(64) entry {
         std::uintptr_t frame;
-        unsigned frames;
+        std::uint16_t frames;
+        std::uint16_t near;  ///< frames, from the first on, that lie in its page; all but the last at most
         trace_id id;
         link links[most_frames];  ///< at a multiple of 16 bytes
 
@@ -97,6 +109,17 @@ private:
         unsigned next;  ///< the way to use for the next new one
     };
     static constexpr unsigned bits = 6;
+
+    /// Bits in which the frame at \p at differs from \p kept. A frame's two words and a link are alike, so one 16-byte
+    /// comparison does for both. The compiler's vectors do not need an instruction set of their own.
+    [[gnu::always_inline, gnu::no_sanitize_address, gnu::no_sanitize_thread]] static pair difference(
+        std::uintptr_t at, const link& kept) noexcept {
+        pair words;
+        pair before;
+        __builtin_memcpy(&words, reinterpret_cast<const void*>(at), sizeof words);
+        __builtin_memcpy(&before, &kept, sizeof before);
+        return words ^ before;
+    }
 
     [[gnu::no_sanitize_address, gnu::no_sanitize_thread]] static std::uintptr_t first_of(
         std::uintptr_t frame) noexcept {

@@ -67,6 +67,49 @@ __attribute__((noinline)) void run(std::pmr::memory_resource& mem) {
     ::mprotect(guard, page, PROT_READ | PROT_WRITE);
 }
 
+// Its frame is at the same place in all calls; that of its caller, see there, is not.
+__attribute__((noinline)) void use_far_below(std::pmr::memory_resource& mem) {
+    char area[2 * page];
+    asm volatile("" : : "r"(static_cast<void*>(area)) : "memory");
+    use(&mem);
+    asm volatile("" : : "r"(static_cast<void*>(area)) : "memory");
+}
+
+/// Effects: protects, if \p once_was is not null, the page of that address, which lies within this function's memory.
+/// Returns: the address of its frame.
+__attribute__((noinline)) char* with_memory(std::pmr::memory_resource& mem, std::size_t bytes, char* once_was) {
+    auto* const area = static_cast<char*>(__builtin_alloca(bytes + 2 * page));
+    char* const protect = once_was == nullptr ? nullptr : once_was - reinterpret_cast<std::uintptr_t>(once_was) % page;
+    if (protect != nullptr && (protect < area || protect + page > area + bytes + 2 * page)) {
+        std::puts("the page is not in the area");
+        return nullptr;
+    }
+    if (protect != nullptr) {
+        ::mprotect(protect, page, PROT_NONE);
+    }
+    for (int again = 0; again < 5; ++again) {
+        use_far_below(mem);
+    }
+    if (protect != nullptr) {
+        ::mprotect(protect, page, PROT_READ | PROT_WRITE);
+    }
+    return static_cast<char*>(__builtin_frame_address(0));
+}
+
+__attribute__((noinline)) char* below(std::pmr::memory_resource& mem, std::size_t bytes, char* once_was) {
+    auto* const area = static_cast<char*>(__builtin_alloca(5 * page - bytes));
+    asm volatile("" : : "r"(static_cast<void*>(area)) : "memory");
+    char* const frame = with_memory(mem, bytes, once_was);
+    asm volatile("" : : "r"(static_cast<void*>(area)) : "memory");
+    return frame;
+}
+
+/// A page that held a frame when the same chain of calls was captured before is protected now.
+__attribute__((noinline)) void run_where_a_frame_was(std::pmr::memory_resource& mem) {
+    char* const frame = below(mem, 0, nullptr);
+    below(mem, 4 * page, frame);
+}
+
 }  // namespace
 
 int main() {
@@ -77,6 +120,8 @@ int main() {
         use(mem);
         run(*mem);
         std::thread(run, std::ref(*mem)).join();
+        run_where_a_frame_was(*mem);
+        std::thread(run_where_a_frame_was, std::ref(*mem)).join();
     }
     std::puts("went well");
 }
