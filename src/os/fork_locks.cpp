@@ -1,4 +1,5 @@
 #include "os/fork_locks.hpp"
+#include "os/guarded.hpp"
 
 #include <pthread.h>
 
@@ -17,17 +18,29 @@ struct held {
 
 // Of the one thread that forks. Room for hundreds of resources; what is beyond is not held.
 constexpr std::size_t most = std::size_t{1} << 15;
-constinit held taken[most]{};
-constinit std::size_t count = 0;
-constinit const void* owner = nullptr;
-constinit unsigned inner_forks = 0;
-constinit bool given_up = false;
-constinit int patience_ms = 0;
-constexpr int longest_wait_ms = 1'000;
+struct fork_state {
+    spin_lock forking;
+    std::atomic<void (*)(fork_locks&) noexcept> collector{nullptr};
+    std::size_t count = 0;
+    const void* owner = nullptr;
+    unsigned inner_forks = 0;
+    bool given_up = false;
+    int patience_ms = 0;
+    held taken[most]{};
+};
+constinit guarded<fork_state> state;
+const guard_pages state_guards(state);
+constexpr auto& taken = state->taken;
+constexpr auto& count = state->count;
+constexpr auto& owner = state->owner;
+constexpr auto& inner_forks = state->inner_forks;
+constexpr auto& given_up = state->given_up;
+constexpr auto& patience_ms = state->patience_ms;
+constexpr auto& forking = state->forking;
+constexpr auto& collector = state->collector;
 
-constinit spin_lock forking;
+constexpr int longest_wait_ms = 1'000;
 constinit thread_local bool in_charge __attribute__((tls_model("initial-exec"))) = false;
-constinit std::atomic<void (*)(fork_locks&) noexcept> collector{nullptr};
 pthread_once_t registered = PTHREAD_ONCE_INIT;
 
 void before_fork() {

@@ -1,4 +1,5 @@
 #include "os/spare_stack.hpp"
+#include "os/guarded.hpp"
 
 #include "os/other_tools.hpp"
 #include "os/virtual_memory.hpp"
@@ -111,7 +112,12 @@ constexpr std::uintptr_t enough_left = spare_stack_room / 4;
 
 // Stacks that nobody uses now. No list and no lock: a signal handler may come at any point. What does not fit is given
 // back to the system.
-constinit std::atomic<void*> unused[4]{};
+struct spare_stacks {
+    std::atomic<void*> all[4]{};
+};
+constinit guarded<spare_stacks> spares;
+const guard_pages spares_guards(spares);
+constexpr auto& unused = spares->all;
 
 // The stack that this thread's innermost step runs on, if it does. initial-exec: no allocation at first use.
 constinit thread_local void* current __attribute__((tls_model("initial-exec"))) = nullptr;

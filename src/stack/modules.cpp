@@ -1,5 +1,6 @@
 #include "stack/modules.hpp"
 
+#include "os/guarded.hpp"
 #include "os/thread.hpp"
 
 #include <link.h>
@@ -14,9 +15,16 @@ namespace {
 
 // Paths, one after another, each with its NUL. They stay, so that whoever was given one may keep it. Only the end is
 // written, by the holder of the lock; what lies before `used` is for all to read.
-constinit char paths[std::size_t{1} << 16]{};
-constinit std::atomic<std::size_t> used{0};
-constinit os::spin_lock adding;
+struct kept_paths {
+    os::spin_lock adding;
+    std::atomic<std::size_t> used{0};
+    char all[std::size_t{1} << 16]{};
+};
+constinit os::guarded<kept_paths> kept;
+const os::guard_pages kept_guards(kept);
+constexpr auto& paths = kept->all;
+constexpr auto& used = kept->used;
+constexpr auto& adding = kept->adding;
 
 const char* find_path(const char* path, std::size_t end) noexcept {
     for (std::size_t at = 0; at < end; at += std::strlen(paths + at) + 1) {
@@ -34,8 +42,8 @@ const char* keep_path(const char* path) noexcept {
     if (length == 1) {
         return "";
     }
-    if (const char* const kept = find_path(path, used.load(std::memory_order_acquire)); kept != nullptr) {
-        return kept;
+    if (const char* const known = find_path(path, used.load(std::memory_order_acquire)); known != nullptr) {
+        return known;
     }
     for (int tries = 0; !adding.try_lock(); ++tries) {
         if (tries == 10) {
@@ -44,14 +52,14 @@ const char* keep_path(const char* path) noexcept {
         os::sleep_ms(1);
     }
     const std::size_t end = used.load(std::memory_order_relaxed);
-    const char* kept = find_path(path, end);
-    if (kept == nullptr && length <= sizeof paths - end) {
+    const char* known = find_path(path, end);
+    if (known == nullptr && length <= sizeof paths - end) {
         std::memcpy(paths + end, path, length);
         used.store(end + length, std::memory_order_release);
-        kept = paths + end;
+        known = paths + end;
     }
     adding.unlock();
-    return kept != nullptr ? kept : "";
+    return known != nullptr ? known : "";
 }
 
 }  // namespace

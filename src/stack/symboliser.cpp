@@ -1,6 +1,7 @@
 #include <pmr_debug/stack_trace.hpp>
 
 #include "os/fault_signals.hpp"
+#include "os/guarded.hpp"
 #include "os/quiet.hpp"
 #include "os/thread.hpp"
 #include "stack/modules.hpp"
@@ -38,14 +39,14 @@ class turn {
 public:
     turn() noexcept {
         const int process = ::getpid();
-        const int holder_process = holder_process_.load(std::memory_order_relaxed);
+        const int holder_process = state_->holder_process.load(std::memory_order_relaxed);
         if (holder_process != 0 && holder_process != process) {
             return;
         }
         // The holder may have faulted as well, and waits for us.
         const int longest_ms = os::telling_fault() ? 1'000 : 60'000;
-        if (lock_.lock_for(longest_ms) == os::lock_outcome::locked) {
-            holder_process_.store(process, std::memory_order_relaxed);
+        if (state_->lock.lock_for(longest_ms) == os::lock_outcome::locked) {
+            state_->holder_process.store(process, std::memory_order_relaxed);
             granted_ = true;
         }
     }
@@ -53,21 +54,25 @@ public:
     turn& operator=(const turn&) = delete;
     ~turn() {
         if (granted_) {
-            holder_process_.store(0, std::memory_order_relaxed);
-            lock_.unlock();
+            state_->holder_process.store(0, std::memory_order_relaxed);
+            state_->lock.unlock();
         }
     }
     [[nodiscard]] bool granted() const noexcept { return granted_; }
 
 private:
-    static constinit os::spin_lock lock_;
-    static constinit std::atomic<int> holder_process_;
+    struct state {
+        os::spin_lock lock;
+        std::atomic<int> holder_process{0};
+    };
+    static constinit os::guarded<state> state_;
+    static const os::guard_pages guards_;
 
     bool granted_ = false;
 };
 
-constinit os::spin_lock turn::lock_;
-constinit std::atomic<int> turn::holder_process_{0};
+constinit os::guarded<turn::state> turn::state_;
+const os::guard_pages turn::guards_(turn::state_);
 
 /// Hands frames of one address out. Of each it is known only when the next one comes whether it was inlined.
 struct emitter {
@@ -108,14 +113,19 @@ struct module_tables {
 // libbacktrace never gives a state's memory back, so programs that load and unload plugins do not get new ones without
 // end. Beyond, there are the dynamic symbol tables.
 constexpr int most_tables = 64;
-constinit module_tables tables[most_tables]{};
-int tables_made = 0;
-
-// Of the state that is being made: are its units' ranges ordered? Those come before any functions'.
-constinit bool units_ordered = true;
-
-// The module that libbacktrace gets to see while it starts.
-constinit module shown{};
+struct symbol_tables {
+    int made = 0;
+    bool units_ordered =
+        true;        ///< of the state that is being made: are its units' ranges, which come before functions'?
+    module shown{};  ///< the module that libbacktrace gets to see while it starts
+    module_tables all[most_tables]{};
+};
+constinit os::guarded<symbol_tables> every_table;
+const os::guard_pages every_table_guards(every_table);
+constexpr auto& tables = every_table->all;
+constexpr auto& tables_made = every_table->made;
+constexpr auto& units_ordered = every_table->units_ordered;
+constexpr auto& shown = every_table->shown;
 
 void ignore_error(void*, const char*, int) {}
 
