@@ -974,6 +974,23 @@ private:
     }
 };
 
+class tally_upstream final : public std::pmr::memory_resource {
+public:
+    std::size_t calls = 0;
+
+private:
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+        ++calls;
+        return std::pmr::new_delete_resource()->allocate(bytes, alignment);
+    }
+    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
+        std::pmr::new_delete_resource()->deallocate(p, bytes, alignment);
+    }
+    [[nodiscard]] bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override {
+        return this == &other;
+    }
+};
+
 TEST_F(temp, upstreams_are_not_believed) {
     lying_upstream liar;
     alignas(4096) static std::array<std::byte, 65536> memory;
@@ -991,6 +1008,21 @@ TEST_F(temp, upstreams_are_not_believed) {
     EXPECT_EQ(errors.back().facts.kind, error_kind::upstream_overlap);
     EXPECT_EQ(errors.count(), 3U);
     arena.release();
+    // What was released waits in quarantine: it is in use still.
+    liar.answer = memory.data() + 512;
+    EXPECT_THROW(static_cast<void>(arena.allocate(8, 8)), std::bad_alloc);
+    EXPECT_EQ(errors.back().facts.kind, error_kind::upstream_overlap);
+    EXPECT_EQ(errors.count(), 4U);
+}
+
+TEST_F(temp, chunks_grow) {
+    tally_upstream upstream;
+    temp_resource arena(&upstream, options);
+    for (int i = 0; i < 40'000; ++i) {
+        static_cast<void>(arena.allocate(100, 8));
+    }
+    EXPECT_LE(upstream.calls, 20U) << "4 MB from 64 KiB or less";
+    EXPECT_GE(upstream.calls, 2U);
 }
 
 TEST(temp_death, a_null_upstream_is_reported_and_ends_the_process) {

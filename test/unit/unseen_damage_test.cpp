@@ -185,6 +185,54 @@ TEST(unseen_damage, a_rewind_looks_at_what_was_never_handed_out) {
     EXPECT_EQ(errors.count(), 1U);
 }
 
+// Without a quarantine, memory that was rewound is seen for the last time when its chunk goes back.
+TEST(unseen_damage, a_write_to_rewound_memory_of_a_chunk_that_goes_back) {
+    collecting_handler errors;
+    pmr_debug::temp_resource<> arena({.handler = &errors, .quarantine_bytes = 0});
+    EXPECT_NE(arena.allocate(100, 8), nullptr);
+    pmr_debug::temp_mark start(arena);
+    void* const block = arena.allocate(2'000, 8);
+    arena.rewind(start);
+    spoil(block, 1'000);
+    EXPECT_EQ(errors.count(), 0U);
+    arena.release();
+    ASSERT_EQ(errors.count(), 1U);
+    EXPECT_EQ(errors[0].facts.kind, error_kind::use_after_free) << errors[0].text;
+    EXPECT_EQ(errors[0].facts.block.address, block);
+    EXPECT_EQ(errors[0].facts.pointer, static_cast<unsigned char*>(block) + 1'000);
+}
+
+// A span that is dead, beside spans that live: it is trapped without them, and verified as they would be.
+TEST(unseen_damage, a_write_after_free_to_a_span_that_is_trapped_alone) {
+    constexpr std::size_t bytes = 1'000;
+    constexpr std::size_t run = 180;  // blocks: a whole span lies around the middle
+    collecting_handler errors;
+    general_purpose_resource heap({.handler = &errors, .quarantine_bytes = 0});
+    std::vector<void*> all;
+    for (std::size_t i = 0; i < 8 * run; ++i) {
+        all.push_back(heap.allocate(bytes, 8));
+    }
+    const auto is_kept = [](std::size_t i) { return i / run % 2 != 0; };
+    std::size_t spoilt = 0;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        if (!is_kept(i)) {
+            heap.deallocate(all[i], bytes, 8);
+            if (i % run == run / 2) {
+                spoil(all[i], 500);
+                ++spoilt;
+            }
+        }
+    }
+    EXPECT_EQ(errors.count(error_kind::write_after_free), spoilt);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        if (is_kept(i)) {
+            heap.deallocate(all[i], bytes, 8);
+        }
+    }
+    EXPECT_EQ(errors.count(error_kind::write_after_free), spoilt);
+    EXPECT_EQ(errors.count(), spoilt);
+}
+
 // In the child of a fork, whoever held the lock does not exist.
 TEST(unseen_damage, nobody_is_within_an_arena_while_the_process_forks) {
     pmr_debug::metadata::arena arena;
