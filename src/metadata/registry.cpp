@@ -639,32 +639,90 @@ void for_each_living_resource(bool (*visit)(resource_record& r, void* context) n
     }
 }
 
-void tell_below(const resource_record* self, std::span<const void* const> bases) noexcept {
+namespace {
+
+constexpr std::size_t deepest = 32;
+
+bool passes_blocks_on(const resource_record& r) noexcept {
+    return r.kind == resource_kind::tracking || r.kind == resource_kind::canary || r.kind == resource_kind::other;
+}
+
+/// The resources below one, as far as they are this library's and each block is one of the next.
+struct way_down {
+    resource_record* steps[deepest];
+    std::size_t depth = 0;
+    bool leads_elsewhere = false;  ///< the last one's upstream is none of this library's
+};
+
+// With the lock held.
+way_down way_from(const resource_record& top) noexcept {
+    way_down way;
+    const void* next = top.upstream;
+    for (resource_record* r = find_living(next); r != nullptr && r != &top; r = find_living(next)) {
+        if (way.depth == deepest) {
+            return way;
+        }
+        way.steps[way.depth++] = r;
+        if (!passes_blocks_on(*r)) {
+            return way;
+        }
+        next = r->upstream;
+    }
+    way.leads_elsewhere = next != nullptr && find_living(next) == nullptr;
+    return way;
+}
+
+/// Effects: the resources on \p way note the block, down to one that has it not. Returns: whether all had it; then \p b
+/// is the block that the last one's upstream gave. With the lock held.
+bool tell_along(const way_down& way, block_below& b, std::uint64_t teller) noexcept {
+    for (resource_record* const r : std::span(way.steps, way.depth)) {
+        if (r->owns == nullptr) {
+            continue;  // it only passes calls on
+        }
+        owned_block mine;
+        if (!r->owns(r->core, b.base, &mine)) {
+            return false;
+        }
+        r->told.add(mine.block.serial, mine.allocated, teller);
+        b = {.base = mine.base != nullptr ? mine.base : mine.block.address,
+             .bytes = mine.total != 0 ? mine.total : mine.block.size};
+    }
+    return true;
+}
+
+/// Returns: a living resource, made before \p above, that has the very block; null if none has. With the lock held.
+resource_record* who_has(const block_below& b, const resource_record& above) noexcept {
+    for (resource_record* r = living.last; r != nullptr; r = r->before) {
+        owned_block theirs;
+        if (r->id < above.id && r->owns != nullptr && r->owns(r->core, b.base, &theirs) &&
+            theirs.block.address == b.base && theirs.block.size == b.bytes) {
+            return r;
+        }
+    }
+    return nullptr;
+}
+
+}  // namespace
+
+void tell_below(const resource_record* self, std::span<const block_below> blocks) noexcept {
     if (self == nullptr) {
         return;
     }
     const std::scoped_lock hold(guard);
-    constexpr std::size_t deepest = 32;
-    resource_record* chain[deepest];
-    std::size_t depth = 0;
-    for (resource_record* r = find_living(self->upstream); r != nullptr && r != self && depth != deepest;
-         r = find_living(r->upstream)) {
-        chain[depth++] = r;
-        if (r->kind != resource_kind::tracking && r->kind != resource_kind::canary && r->kind != resource_kind::other) {
-            break;
+    const way_down way = way_from(*self);
+    for (block_below b : blocks) {
+        if (!tell_along(way, b, self->id) || !way.leads_elsewhere) {
+            continue;
         }
-    }
-    for (const void* base : bases) {
-        for (resource_record* const r : std::span(chain, depth)) {
-            if (r->owns == nullptr) {
-                continue;  // it only passes calls on
-            }
-            owned_block mine;
-            if (!r->owns(r->core, base, &mine)) {
+        const resource_record* above = way.depth != 0 ? way.steps[way.depth - 1] : self;
+        for (resource_record* r = who_has(b, *above); r != nullptr; r = who_has(b, *above)) {
+            way_down on{.steps = {r}, .depth = 1};
+            const bool had_it = tell_along(on, b, self->id);
+            on = passes_blocks_on(*r) ? way_from(*r) : way_down{};
+            if (!had_it || !tell_along(on, b, self->id) || !on.leads_elsewhere) {
                 break;
             }
-            r->told.add(mine.block.serial, mine.allocated, self->id);
-            base = mine.base != nullptr ? mine.base : base;
+            above = on.depth != 0 ? on.steps[on.depth - 1] : r;
         }
     }
 }

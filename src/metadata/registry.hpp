@@ -24,6 +24,7 @@ struct owned_block {
     block_info block;
     trace_id allocated = trace_id::none;
     const void* base = nullptr;  ///< where its upstream's block begins; null: where the block does
+    std::size_t total = 0;       ///< bytes of its upstream's block; 0: as many as the block's
 };
 
 /// Asks a resource by its core whether a live block of its own starts at \p p, and what it knows of it. May be called
@@ -200,10 +201,17 @@ void for_each_resource(bool (*visit)(resource_record& r, void* context) noexcept
 /// As for_each_resource, for the living only. None, in a signal handler that interrupted the registry.
 void for_each_living_resource(bool (*visit)(resource_record& r, void* context) noexcept, void* context) noexcept;
 
-/// Effects: \p self has listed blocks as leaks, which as blocks of its direct upstream begin at \p bases. Each
-///   resource of the chain notes its own, down to the first that hands out parts of larger blocks, or is none of this
-///   library's. Null is allowed. Preconditions: none of the resources' locks is held.
-void tell_below(const resource_record* self, std::span<const void* const> bases) noexcept;
+/// A block as the upstream of the resource that was asked for it gave it.
+struct block_below {
+    const void* base;
+    std::size_t bytes;
+};
+
+/// Effects: \p self has listed blocks as leaks, which as blocks of its direct upstream are \p blocks. Each resource of
+///   the chain notes its own, down to the first that hands out parts of larger blocks. Where the chain leads through one
+///   that is none of this library's, it goes on with whoever has that very block, if somebody has. Null is allowed.
+///   Preconditions: none of the resources' locks is held.
+void tell_below(const resource_record* self, std::span<const block_below> blocks) noexcept;
 
 /// Effects: \p out, which is empty, learns which blocks of \p self those above have listed. Null is allowed.
 void copy_told(const resource_record* self, told_leaks& out) noexcept;

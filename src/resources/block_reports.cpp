@@ -200,8 +200,9 @@ void block_reporter::leave_blocks() const noexcept {
 std::size_t block_reporter::leaks(error_kind kind, std::string_view hint) const noexcept {
     leak_listing listing(self);
     blocks.for_each_live([&](const metadata::block_entry& e) noexcept {
-        const std::size_t front = front_of != nullptr ? front_of(core, e) : 0;
-        listing.add(e.allocated, e.size, e.address, e.serial, static_cast<const unsigned char*>(e.address) - front);
+        const metadata::block_below below =
+            below_of != nullptr ? below_of(core, e) : metadata::block_below{e.address, e.size};
+        listing.add(e.allocated, e.size, e.address, e.serial, below);
     });
     const std::size_t count = listing.blocks();
     if (count != 0) {

@@ -55,8 +55,8 @@ struct block_reporter {
     error_tally& errors;
     const metadata::resource_record* self;
     metadata::block_table& blocks;
-    /// How many bytes before a block the upstream's begins, asked with \p core; null: none.
-    std::size_t (*front_of)(const void* core, const metadata::block_entry& e) noexcept = nullptr;
+    /// The upstream's block in which one lies, asked with \p core; null: it is the same.
+    metadata::block_below (*below_of)(const void* core, const metadata::block_entry& e) noexcept = nullptr;
     const void* core = nullptr;
 
     /// Effects: raises \p kind about a request of \p bytes and \p alignment.

@@ -37,9 +37,8 @@ bool canary_owns(void* core, const void* p, metadata::owned_block* out) noexcept
     if (!c.blocks.find(p, e) || !e.live) {
         return false;
     }
-    *out = {.block = metadata::describe(e),
-            .allocated = e.allocated,
-            .base = static_cast<const unsigned char*>(e.address) - c.layout(e.size, e.alignment).front};
+    const metadata::block_below below = canary_core::below_of(&c, e);
+    *out = {.block = metadata::describe(e), .allocated = e.allocated, .base = below.base, .total = below.bytes};
     return true;
 }
 

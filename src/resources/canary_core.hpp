@@ -60,11 +60,12 @@ struct canary_core {
     upstream_watch watch;
 
     [[nodiscard]] block_reporter reports() noexcept {
-        return {.errors = errors, .self = self, .blocks = blocks, .front_of = front_of, .core = this};
+        return {.errors = errors, .self = self, .blocks = blocks, .below_of = below_of, .core = this};
     }
     /// For block_reporter.
-    [[nodiscard]] static std::size_t front_of(const void* core, const metadata::block_entry& e) noexcept {
-        return static_cast<const canary_core*>(core)->layout(e.size, e.alignment).front;
+    [[nodiscard]] static metadata::block_below below_of(const void* core, const metadata::block_entry& e) noexcept {
+        const canary_layout l = static_cast<const canary_core*>(core)->layout(e.size, e.alignment);
+        return {.base = static_cast<const unsigned char*>(e.address) - l.front, .bytes = l.total};
     }
 
     /// Preconditions: guard_bytes, size and alignment add up, see is_possible().

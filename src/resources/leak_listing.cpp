@@ -17,8 +17,8 @@ leak_listing::leak_listing(const metadata::resource_record* self) noexcept : sel
 }
 
 leak_listing::~leak_listing() {
-    if (bases_ != nullptr) {
-        os::unmap(bases_, base_room_ * sizeof(void*));
+    if (below_ != nullptr) {
+        os::unmap(below_, below_room_ * sizeof(metadata::block_below));
     }
 }
 
@@ -34,31 +34,31 @@ bool leak_listing::is_listed(trace_id allocated, std::size_t bytes, std::uint64_
     return true;
 }
 
-void leak_listing::note(const void* base) noexcept {
-    if (base_count_ == base_room_) {
-        const std::size_t bytes = base_room_ == 0 ? first_bytes : 2 * base_room_ * sizeof(void*);
-        void* const larger = base_room_ < metadata::told_leaks::most ? os::map(bytes, os::page_size()) : nullptr;
+void leak_listing::note(const metadata::block_below& below) noexcept {
+    if (below_count_ == below_room_) {
+        const std::size_t bytes = below_room_ == 0 ? first_bytes : 2 * below_room_ * sizeof(metadata::block_below);
+        void* const larger = below_room_ < metadata::told_leaks::most ? os::map(bytes, os::page_size()) : nullptr;
         if (larger == nullptr) {
             return;  // those below list it once more
         }
-        if (bases_ != nullptr) {
-            std::memcpy(larger, bases_, base_count_ * sizeof(void*));
-            os::unmap(bases_, base_room_ * sizeof(void*));
+        if (below_ != nullptr) {
+            std::memcpy(larger, below_, below_count_ * sizeof(metadata::block_below));
+            os::unmap(below_, below_room_ * sizeof(metadata::block_below));
         }
-        bases_ = static_cast<const void**>(larger);
-        base_room_ = bytes / sizeof(void*);
+        below_ = static_cast<metadata::block_below*>(larger);
+        below_room_ = bytes / sizeof(metadata::block_below);
     }
-    bases_[base_count_++] = base;
+    below_[below_count_++] = below;
 }
 
 void leak_listing::add(trace_id allocated, std::size_t bytes, const void* address, std::uint64_t serial,
-                       const void* base) noexcept {
+                       const metadata::block_below& below) noexcept {
     if (is_listed(allocated, bytes, serial)) {
         return;
     }
     groups_.add(allocated, bytes, address, serial);  // refused: it counts into a group of its own
-    if (base != nullptr) {
-        note(base);
+    if (below.base != nullptr) {
+        note(below);
     }
 }
 
@@ -73,8 +73,8 @@ void leak_listing::fill(report& r) noexcept {
 }
 
 void leak_listing::hand_down() noexcept {
-    if (base_count_ != 0) {
-        metadata::tell_below(self_, {bases_, base_count_});
+    if (below_count_ != 0) {
+        metadata::tell_below(self_, {below_, below_count_});
     }
 }
 

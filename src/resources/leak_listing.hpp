@@ -26,10 +26,10 @@ public:
     leak_listing& operator=(const leak_listing&) = delete;
     ~leak_listing();
 
-    /// Effects: adds a live block of \p bytes at \p address. \p serial: its number, 0 if not kept. \p base: where it
-    /// begins as a block of the upstream's, see hand_down(); null: it is none.
+    /// Effects: adds a live block of \p bytes at \p address. \p serial: its number, 0 if not kept. \p below: the
+    /// upstream's block that it lies in, see hand_down(); a null base: it has none of its own.
     void add(trace_id allocated, std::size_t bytes, const void* address, std::uint64_t serial,
-             const void* base = nullptr) noexcept;
+             const metadata::block_below& below = {}) noexcept;
 
     /// Returns: the number of blocks added.
     [[nodiscard]] std::size_t blocks() const noexcept { return groups_.total_blocks() + listed_blocks_; }
@@ -42,7 +42,7 @@ public:
 
 private:
     bool is_listed(trace_id allocated, std::size_t bytes, std::uint64_t serial) noexcept;
-    void note(const void* base) noexcept;
+    void note(const metadata::block_below& below) noexcept;
 
     const metadata::resource_record* self_;
     metadata::told_leaks told_;
@@ -51,9 +51,9 @@ private:
     bool several_tellers_ = false;
     std::size_t listed_blocks_ = 0;
     std::size_t listed_bytes_ = 0;
-    const void** bases_ = nullptr;  // in private pages
-    std::size_t base_count_ = 0;
-    std::size_t base_room_ = 0;
+    metadata::block_below* below_ = nullptr;  // in private pages
+    std::size_t below_count_ = 0;
+    std::size_t below_room_ = 0;
 };
 
 }  // namespace pmr_debug::detail

@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <memory_resource>
+#include <new>
 #include <optional>
 #include <string>
 #include <vector>
@@ -34,6 +35,64 @@ public:
     }
     std::vector<nlohmann::json> lines;
 };
+
+// Somebody else's, which only counts calls, say.
+class somebodys final : public std::pmr::memory_resource {
+public:
+    explicit somebodys(std::pmr::memory_resource* below) : below_(below) {}
+
+private:
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override { return below_->allocate(bytes, alignment); }
+    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
+        below_->deallocate(p, bytes, alignment);
+    }
+    [[nodiscard]] bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override {
+        return this == &other;
+    }
+
+    std::pmr::memory_resource* below_;
+};
+
+TEST(leaks_in_chains, through_others_resources_each_is_listed_once) {
+    collecting_handler errors;
+    {
+        general_purpose_resource heap({.name = "heap", .handler = &errors});
+        tracking_resource lower(&heap, {.name = "lower", .handler = &errors});
+        somebodys second(&lower);
+        canary_resource guards(&second, {.name = "guards", .handler = &errors});
+        somebodys first(&guards);
+        tracking_resource scope(&first, {.name = "scope", .handler = &errors});
+        for (const std::size_t alignment : {1U, 16U, 64U, 256U}) {
+            (void)scope.allocate(100, alignment);
+        }
+        (void)lower.allocate(3000);
+    }
+    ASSERT_EQ(errors.size(), 4U);
+    EXPECT_EQ(groups_in(errors), 2U);
+    for (const std::size_t i : {1U, 2U, 3U}) {
+        EXPECT_EQ(errors[i].facts.listed_blocks, i == 3 ? 5U : 4U) << errors[i].text;
+        EXPECT_EQ(errors[i].facts.listed_by.name, i == 3 ? "lower" : "scope");
+    }
+    EXPECT_EQ(errors[2].facts.leaks.size(), 1U);
+    EXPECT_TRUE(errors[3].facts.listed_by_others);
+}
+
+// A pool asks for more than a block at a time: what it holds is another leak than the block in it.
+TEST(leaks_in_chains, what_a_pool_holds_is_another_leak) {
+    collecting_handler errors;
+    {
+        tracking_resource below({.name = "below", .handler = &errors});
+        // Never destroyed.
+        alignas(std::pmr::unsynchronized_pool_resource) static std::byte
+            place[sizeof(std::pmr::unsynchronized_pool_resource)];
+        auto* const pool = ::new (static_cast<void*>(place)) std::pmr::unsynchronized_pool_resource(&below);
+        tracking_resource above(pool, {.name = "above", .handler = &errors});
+        (void)above.allocate(64);
+    }
+    ASSERT_EQ(errors.size(), 2U);
+    EXPECT_EQ(errors[1].facts.listed_blocks, 0U) << errors[1].text;
+    EXPECT_GE(errors[1].facts.leaked_blocks, 1U);
+}
 
 TEST(leaks_in_chains, two_list_once) {
     collecting_handler errors;
