@@ -397,7 +397,7 @@ struct general_purpose_core {
     unit_queue reusable;
     unit_line pending;
     std::size_t pending_count = 0;
-    // Freed slots in units that live, see general_purpose_reuse.cpp.
+    // Freed slots in units that live, see general_purpose_budget.cpp.
     unit_line closed[size_classes::count]{};
     std::size_t closed_bytes = 0;  ///< of units in those
     std::size_t closed_count = 0;
@@ -551,7 +551,7 @@ struct live_totals {
 /// Takes no lock.
 [[nodiscard]] live_totals sum_caches(general_purpose_core& core) noexcept;
 
-// ---- general_purpose_reuse.cpp: freed slots of units that live ------------------------------------------------------
+// ---- general_purpose_reuse.cpp and _budget.cpp: freed slots of units that live -------------------------------------
 
 /// Effects: last resort when no unit is to be had: finds a freed slot that fits and makes it ready. Returns: it, or
 /// none.

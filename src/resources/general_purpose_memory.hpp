@@ -149,6 +149,15 @@ void unready(general_purpose_core& core, unit& u) noexcept;
 /// freed slots used again; without any, gives memory back. Returns: true if the current unit is another one now.
 [[nodiscard]] bool reopen_closed(general_purpose_core& core, thread_cache& cache, unsigned cls) noexcept;
 
+// ---- general_purpose_budget.cpp -------------------------------------------------------------------------------------
+
+/// Returns: the bytes by which what is kept of freed memory exceeds what may be. Lock held.
+[[nodiscard]] std::size_t excess(general_purpose_core& core) noexcept;
+
+/// Effects: gives the dead pages of closed units back, the oldest of a class first, a class after the other, until
+/// \p wanted bytes are, or it has been tried often enough. Lock held; released meanwhile.
+void trim(general_purpose_core& core, guard_lock& hold, std::size_t wanted) noexcept;
+
 /// Effects: all slots of the unit were handed out: puts it in line, unless it is dead. Lock held.
 void close_unit(general_purpose_core& core, unit& u) noexcept;
 
