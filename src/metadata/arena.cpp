@@ -121,10 +121,7 @@ void arena::close() noexcept {
         if (i != 1 || !shared_) {
             give_back(r);
         } else {
-            // Whoever gets it next needs it zeroed. What cannot be given back was written up to the last piece at most.
-            if (!os::discard(r.base, r.reserved)) {
-                std::memset(r.base, 0, r.next);
-            }
+            os::discard(r.base, r.reserved);  // the memory: whoever gets the piece next zeroes it
             process_arena()->free(r.base, r.reserved);
         }
         r = {};

@@ -92,6 +92,17 @@ struct block_reporter {
     void winked_out() const noexcept;
 };
 
+/// Effects: for the end of a resource's destructor: takes its core away first, as a signal handler may ask for
+/// statistics at any moment. What was written to the dead object stays in memory, above all the pointer to its base
+/// class's functions: a call on it finds them. Returns: the core.
+template <class Core>
+[[nodiscard]] Core* take_core(Core*& core, const void* object) noexcept {
+    Core* const taken = core;
+    core = nullptr;
+    asm volatile("" : : "r"(object) : "memory");
+    return taken;
+}
+
 /// Effects: raises destroyed_resource about a call to the dead resource at \p address, to the default handler.
 void report_destroyed(const void* address, std::string_view type, const void* p, std::size_t bytes,
                       std::size_t alignment) noexcept;

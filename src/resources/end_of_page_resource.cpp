@@ -109,12 +109,7 @@ end_of_page_resource_base::~end_of_page_resource_base() {
         detail::fence::leave_remains(*core_, detail::fence::report_live(*core_) != 0);
     }
     metadata::unregister_resource(core_->self, stack::capture_from_caller(rare_frames));
-    detail::fence_core* const core = core_;
-    // First: a signal handler may ask for statistics at any moment. The barrier also keeps what was written to the dead
-    // object, above all the pointer to this class's functions: a call on it finds them.
-    core_ = nullptr;
-    asm volatile("" : : "r"(this) : "memory");
-    core->destroy();
+    detail::take_core(core_, this)->destroy();
 }
 
 void* end_of_page_resource_base::do_allocate(std::size_t bytes, std::size_t alignment) {

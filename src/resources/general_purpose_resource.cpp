@@ -244,10 +244,7 @@ general_purpose_resource_base::~general_purpose_resource_base() {
     if (core.memcheck) {
         detail::tell_end(core);
     }
-    // First: a signal handler may ask for statistics at any moment. The barrier also keeps what was written to the dead
-    // object, above all the pointer to this class's functions: a call on it finds them.
-    core_ = nullptr;
-    asm volatile("" : : "r"(this) : "memory");
+    (void)detail::take_core(core_, this);
     detail::release_all(core);
     core.share.close();
     metadata::arena::close_within(core.memory);

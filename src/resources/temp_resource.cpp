@@ -52,11 +52,7 @@ temp_resource_base::~temp_resource_base() {
     }
     core_->unwind(start, died, os::this_thread().number, SIZE_MAX);
     core_->verify_unused(SIZE_MAX);
-    detail::temp_core* const core = core_;
-    // First: a signal handler may ask for statistics at any moment.
-    core_ = nullptr;
-    asm volatile("" : : "r"(this) : "memory");
-    core->end(died);
+    detail::take_core(core_, this)->end(died);
 }
 
 void* temp_resource_base::do_allocate(std::size_t bytes, std::size_t alignment) {

@@ -208,11 +208,7 @@ tracking_resource_base::~tracking_resource_base() {
         core_->reports().leave_blocks();
     }
     metadata::unregister_resource(core_->self, stack::capture_from_caller(rare_frames));
-    detail::tracking_core* const core = core_;
-    // First: a signal handler may ask for statistics at any moment.
-    core_ = nullptr;
-    asm volatile("" : : "r"(this) : "memory");
-    core->destroy();
+    detail::take_core(core_, this)->destroy();
 }
 
 void* tracking_resource_base::do_allocate(std::size_t bytes, std::size_t alignment) {
