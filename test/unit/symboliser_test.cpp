@@ -112,7 +112,7 @@ TEST(resolve, finds_file_and_line_of_templates_and_members) {
 TEST(resolve, gives_demangled_names) {
     const auto frames = frames_of(outer::pmr_debug_users::named(1, {}));
     ASSERT_FALSE(frames.empty());
-    EXPECT_TRUE(frames[0].function.starts_with("outer::pmr_debug_users::named(int, std::vector<int")) << text(frames);
+    EXPECT_TRUE(frames[0].function.starts_with("outer::pmr_debug_users::named(int, std::")) << text(frames);
     EXPECT_FALSE(frames[0].in_library);
 }
 
