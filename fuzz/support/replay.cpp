@@ -1,6 +1,7 @@
 // Runs a target over files and folders of inputs, with no fuzzer: <target>_replay [file or folder]...
 // Each folder may be missing or empty. Random inputs follow, the same in each run: --random=<count> (default 0).
 
+#include "os/environment.hpp"
 #include "support/target.hpp"
 
 #include <pmr_debug/testing/fuzz.hpp>
@@ -37,7 +38,8 @@ bool run_file(const std::filesystem::path& path) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    ::setenv("PMR_DEBUG_POISON", "0", 1);  // or AddressSanitizer would stop at the misuse that is planted
+    ::setenv("PMR_DEBUG_POISON", "0", 1);     // or AddressSanitizer would stop at the misuse that is planted
+    pmr_debug::os::read_environment_again();  // it was read when the program was loaded
     std::size_t inputs = 0;
     for (int i = 1; i < argc; ++i) {
         const std::string_view argument = argv[i];

@@ -146,6 +146,16 @@ public:
         }
     }
 
+    /// True in a signal handler that interrupted a change: a call that locks would not return.
+    [[nodiscard]] bool is_busy_here() const noexcept {
+        for (unsigned i = 0; shards_ != nullptr && i <= shard_mask_; ++i) {
+            if (shards_[i].lock.is_mine()) {
+                return true;
+            }
+        }
+        return false;
+    }
+
     /// Effects: a fork takes the locks.
     void hold(os::fork_locks& locks) noexcept {
         for (std::uint64_t i = 0; shards_ != nullptr && i <= shard_mask_; ++i) {

@@ -1,6 +1,8 @@
 #include "os/fork_locks.hpp"
 #include "os/guarded.hpp"
 
+#include "os/processor.hpp"
+
 #include <pthread.h>
 
 #include <atomic>
@@ -40,6 +42,7 @@ constexpr auto& forking = state->forking;
 constexpr auto& collector = state->collector;
 
 constexpr int longest_wait_ms = 1'000;
+constexpr int looks_a_wait = 5'000;
 constinit thread_local bool in_charge __attribute__((tls_model("initial-exec"))) = false;
 pthread_once_t registered = PTHREAD_ONCE_INIT;
 
@@ -125,10 +128,15 @@ void fork_locks::take_any(Lock& lock, bool is_brief) noexcept {
     // What this thread holds itself it releases itself, in both processes: it forks from an upstream, or from a signal
     // handler.
     while (!given_up && count != most && !lock.is_mine()) {
-        if (lock.try_lock()) {
-            lock.keep_for_fork();
-            taken[count++] = {&lock, is_brief, owner};
-            return;
+        // A thread that takes it again and again leaves it free for moments only, which one look a millisecond would
+        // miss until patience ends. So it is looked at for longer than such a thread holds it.
+        for (int look = 0; look < looks_a_wait; ++look) {
+            if (lock.try_lock()) {
+                lock.keep_for_fork();
+                taken[count++] = {&lock, is_brief, owner};
+                return;
+            }
+            relax();
         }
         wait();
     }

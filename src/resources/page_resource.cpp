@@ -225,6 +225,17 @@ struct page_core {
     }
 
     [[nodiscard]] std::uint64_t resident() noexcept {
+        if (memory.is_busy_here() || blocks.is_busy_here()) {
+            // A signal handler that interrupted a change can have neither lock. The one entry that may be half written
+            // gives no more than the system has there.
+            const std::uint64_t most = mapped.load(std::memory_order_relaxed);
+            std::uint64_t seen = 0;
+            blocks.peek([&](const metadata::block_entry& e) noexcept {
+                seen += e.live && e.size <= most ? os::resident(e.address, pages_of(e.size)) : 0;
+                return true;
+            });
+            return seen;
+        }
         // Copied first: the system must not be asked with a brief lock held. A block freed meanwhile counts as zero.
         struct range {
             const void* address;

@@ -68,6 +68,12 @@ TYPED_TEST(general_purpose_reuse, no_address_is_handed_out_twice_in_100_000_oper
     EXPECT_TRUE(this->heap->ok());
 }
 
+// Many blocks, but a fifth where each call protects all records and takes as long as a hundred others.
+template <class Policy>
+constexpr std::size_t many(std::size_t blocks) {
+    return Policy::rules.protect_metadata ? blocks / 5 : blocks;
+}
+
 // Many megabytes of dead blocks.
 template <class Heap>
 std::vector<void*> use_and_free(Heap& heap, std::size_t blocks, std::size_t bytes) {
@@ -86,7 +92,7 @@ TYPED_TEST(general_purpose_reuse, dead_units_go_back_to_the_system_and_fault) {
     if (this->rules.dead == pmr_debug::dead_unit::keep) {
         GTEST_SKIP() << "dead units are kept";
     }
-    constexpr std::size_t blocks = 20'000, bytes = 1'000;
+    constexpr std::size_t blocks = many<TypeParam>(20'000), bytes = 20'000'000 / blocks;
     const auto dead = use_and_free(*this->heap, blocks, bytes);
     const auto stats = this->heap->stats();
     EXPECT_GT(stats.retired_units, 100U);
@@ -122,7 +128,7 @@ TYPED_TEST(general_purpose_reuse, forgotten_records_still_mean_double_free) {
     general_purpose_options o{.name = "heap", .handler = &this->errors};
     o.retired_record_bytes = 4'096;
     typename TypeParam::resource inner(&*this->pages, o);
-    const auto dead = use_and_free(inner, 20'000, 200);
+    const auto dead = use_and_free(inner, many<TypeParam>(20'000), 200);
     EXPECT_TRUE(inner.ok());
     frees_it_again(inner, dead[0], 200);
     const report r = this->only(error_kind::double_free);
@@ -130,7 +136,7 @@ TYPED_TEST(general_purpose_reuse, forgotten_records_still_mean_double_free) {
     EXPECT_FALSE(r.hint.empty());
     // Neither is its address used again.
     const std::unordered_set<void*> before(dead.begin(), dead.end());
-    for (void* const p : use_and_free(inner, 2'000, 200)) {
+    for (void* const p : use_and_free(inner, many<TypeParam>(2'000), 200)) {
         EXPECT_EQ(before.count(p), 0U);
     }
 }
@@ -147,7 +153,7 @@ TYPED_TEST(general_purpose_reuse, a_damaged_block_is_never_forgotten) {
     inner.deallocate(damaged, 200, 8);
     static_cast<unsigned char*>(damaged)[100] = 1;  // the neighbour keeps the memory accessible
     inner.deallocate(neighbour, 200, 8);
-    use_and_free(inner, 20'000, 200);
+    use_and_free(inner, many<TypeParam>(20'000), 200);
     EXPECT_EQ(this->only(error_kind::write_after_free).block.address, damaged);
     this->errors.clear();
     frees_it_again(inner, damaged, 200);
@@ -195,14 +201,15 @@ TEST(general_purpose_trap_DeathTest, late_read_of_a_large_block_ends_the_program
 struct general_purpose_tiers : ::testing::TestWithParam<os::guard_tier> {};
 
 template <class Heap>
-void expect_trapped(Heap& heap, collecting_handler& errors, bool trapped) {
-    const auto small = use_and_free(heap, 10'000, 1'000);
+void expect_trapped(Heap& heap, collecting_handler& errors, bool trapped, std::size_t blocks) {
+    const std::size_t bytes = 10'000'000 / blocks;
+    const auto small = use_and_free(heap, blocks, bytes);
     const auto large = use_and_free(heap, 20, 100'000);
     const auto stats = heap.stats();
     EXPECT_GT(stats.retired_units, 100U);
     if (trapped) {
         EXPECT_TRUE(read_faults(small[0]));
-        EXPECT_TRUE(read_faults(small[1'000]));
+        EXPECT_TRUE(read_faults(small[blocks / 10]));
         EXPECT_TRUE(read_faults(large[0]));
         EXPECT_TRUE(read_faults(large[19]));
         EXPECT_LT(stats.untrapped_units, 16U);  // those that wait for the last, open one
@@ -210,7 +217,7 @@ void expect_trapped(Heap& heap, collecting_handler& errors, bool trapped) {
         EXPECT_FALSE(read_faults(large[0]));
         EXPECT_EQ(stats.untrapped_units, stats.retired_units);
     }
-    frees_it_again(heap, small[0], 1'000);
+    frees_it_again(heap, small[0], bytes);
     frees_it_again(heap, large[0], 100'000);
     EXPECT_EQ(errors.count(error_kind::double_free), 2U);
     EXPECT_EQ(errors.count(), 2U);
@@ -224,7 +231,7 @@ TEST_P(general_purpose_tiers, default_policy) {
         general_purpose_resource heap(&pages, {.handler = &errors});
         // Moving pages needs no guard, so small units may be trapped without one.
         if (GetParam() != os::guard_tier::none) {
-            expect_trapped(heap, errors, true);
+            expect_trapped(heap, errors, true, 10'000);
         } else {
             const auto large = use_and_free(heap, 20, 100'000);
             EXPECT_FALSE(read_faults(large[0]));
@@ -243,7 +250,7 @@ TEST_P(general_purpose_tiers, unit_by_unit) {
     page_resource pages({.handler = &errors});
     {
         pmr_debug::basic_general_purpose_resource<pmr_debug::thorough_policy> heap(&pages, {.handler = &errors});
-        expect_trapped(heap, errors, GetParam() != os::guard_tier::none);
+        expect_trapped(heap, errors, GetParam() != os::guard_tier::none, 2'000);
     }
     EXPECT_EQ(pages.stats().live_blocks, 0U);
 }
@@ -474,6 +481,7 @@ TYPED_TEST(general_purpose_exhaustion, upstream_that_takes_nothing_back) {
 }
 
 TYPED_TEST(general_purpose_exhaustion, then_freed_slots_then_bad_alloc) {
+    constexpr std::size_t bytes = TypeParam::rules.protect_metadata ? 400 : 100;
     collecting_handler limits;
     page_resource few({.handler = &limits, .limit_bytes = std::size_t{1} << 19});
     {
@@ -483,8 +491,8 @@ TYPED_TEST(general_purpose_exhaustion, then_freed_slots_then_bad_alloc) {
             try {
                 for (;;) {
                     live.push_back(nullptr);
-                    live.back() = inner.allocate(100, 8);
-                    std::memset(live.back(), 7, 100);
+                    live.back() = inner.allocate(bytes, 8);
+                    std::memset(live.back(), 7, bytes);
                 }
             } catch (const std::bad_alloc&) {
                 live.pop_back();
@@ -497,7 +505,7 @@ TYPED_TEST(general_purpose_exhaustion, then_freed_slots_then_bad_alloc) {
         std::vector<void*> kept;
         for (std::size_t i = 0; i < live.size(); ++i) {
             if (i % 2 == 0) {
-                inner.deallocate(live[i], 100, 8);
+                inner.deallocate(live[i], bytes, 8);
             } else {
                 kept.push_back(live[i]);
             }
@@ -508,8 +516,8 @@ TYPED_TEST(general_purpose_exhaustion, then_freed_slots_then_bad_alloc) {
         EXPECT_GE(live.size() - kept.size(), freed / 2);
         EXPECT_EQ(inner.stats().live_blocks, live.size());
         for (void* const p : live) {
-            ASSERT_TRUE(all_are(p, 100, 7));
-            inner.deallocate(p, 100, 8);
+            ASSERT_TRUE(all_are(p, bytes, 7));
+            inner.deallocate(p, bytes, 8);
         }
         EXPECT_EQ(inner.stats().live_blocks, 0U);
     }

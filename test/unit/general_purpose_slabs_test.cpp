@@ -3,6 +3,7 @@
 #include "os/virtual_memory.hpp"
 #include "support/general_purpose.hpp"
 #include "support/mappings.hpp"
+#include "support/sanitizers.hpp"
 
 #include <algorithm>
 
@@ -76,7 +77,8 @@ TEST_P(general_purpose_slabs, keep_live_blocks_in_place_when_addresses_run_out) 
     };
     std::vector<block> live(1'000);
     std::uint64_t s = 0x9E3779B97F4A7C15U;
-    for (std::size_t i = 0; i < 150'000; ++i) {
+    constexpr std::size_t rounds = TEST_SANITIZED ? 50'000 : 150'000;
+    for (std::size_t i = 0; i < rounds; ++i) {
         s ^= s >> 12U;
         s ^= s << 25U;
         s ^= s >> 27U;

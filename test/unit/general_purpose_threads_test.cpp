@@ -1,6 +1,7 @@
 // Many threads on one resource, limits and counters under them.
 
 #include "support/general_purpose.hpp"
+#include "support/sanitizers.hpp"
 
 #include <array>
 #include <atomic>
@@ -173,7 +174,7 @@ TYPED_TEST(general_purpose_threads, of_two_concurrent_frees_exactly_one_is_repor
     if (!this->rules.checks || !this->remembers_the_dead) {
         GTEST_SKIP() << "a freed slot may belong to somebody else by then";
     }
-    constexpr std::size_t rounds = TEST_UNDER_TSAN ? 300 : 1'000;
+    constexpr std::size_t rounds = TEST_SANITIZED ? 300 : 1'000;
     std::vector<void*> blocks;
     for (std::size_t i = 0; i < rounds; ++i) {
         blocks.push_back(allocates_the_block(*this->heap, 300));

@@ -18,10 +18,13 @@
 namespace pmr_debug {
 namespace {
 
-std::size_t groups_in(const collecting_handler& errors) {
+// How many blocks all the reports together list. In how many groups is the compiler's affair, which may unroll a loop.
+std::size_t blocks_in(const collecting_handler& errors) {
     std::size_t n = 0;
     for (std::size_t i = 0; i < errors.size(); ++i) {
-        n += errors[i].facts.leaks.size();
+        for (const leak_group& group : errors[i].facts.leaks) {
+            n += group.blocks;
+        }
     }
     return n;
 }
@@ -97,7 +100,8 @@ TEST(leaks_in_chains, what_a_pool_holds_is_another_leak) {
 TEST(leaks_in_chains, two_list_once) {
     collecting_handler errors;
     {
-        canary_resource below({.name = "below", .handler = &errors});
+        std::pmr::monotonic_buffer_resource place;  // takes back what leaks, so that no leak sanitizer sees it
+        canary_resource below(&place, {.name = "below", .handler = &errors});
         tracking_resource above(&below, {.name = "above", .handler = &errors});
         (void)above.allocate(100);
         (void)above.allocate(20);
@@ -130,7 +134,8 @@ TEST(leaks_in_chains, three_list_once) {
         }
     }
     ASSERT_EQ(errors.size(), 3U);
-    EXPECT_EQ(groups_in(errors), 1U);
+    EXPECT_EQ(blocks_in(errors), 4U);
+    EXPECT_FALSE(errors[0].facts.leaks.empty());
     for (const std::size_t i : {1U, 2U}) {
         EXPECT_EQ(errors[i].facts.leaked_blocks, 4U);
         EXPECT_EQ(errors[i].facts.listed_blocks, 4U);
@@ -182,7 +187,8 @@ TEST(leaks_in_chains, each_lists_what_was_allocated_from_it_directly) {
 TEST(leaks_in_chains, what_one_passes_on_is_listed_once) {
     collecting_handler errors;
     {
-        tracking_resource below({.name = "below", .handler = &errors});
+        std::pmr::monotonic_buffer_resource place;
+        tracking_resource below(&place, {.name = "below", .handler = &errors});
         limit_resource limit(&below, {.limit_bytes = 1000});
         tracking_resource above(&limit, {.name = "above", .handler = &errors});
         (void)above.allocate(100);

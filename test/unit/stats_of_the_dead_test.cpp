@@ -1,5 +1,7 @@
 // Statistics of a resource that was destroyed, as a signal handler asks for that knows no better.
 
+#include "support/odd_calls.hpp"
+
 #include <pmr_debug/pmr_debug.hpp>
 
 #include <gtest/gtest.h>
@@ -9,6 +11,13 @@
 
 namespace pmr_debug {
 namespace {
+
+// Called though it is no object any more: hidden from the compiler.
+template <class Resource>
+__attribute__((noinline)) statistics late_stats(void* place) {
+    auto* volatile late = static_cast<Resource*>(place);
+    return late->stats();
+}
 
 template <class Resource>
 class stats_of_the_dead : public ::testing::Test {};
@@ -23,8 +32,11 @@ TYPED_TEST(stats_of_the_dead, are_zero) {
     r->deallocate(r->allocate(5000), 5000);
     EXPECT_EQ(r->stats().total_allocations, 1U);
     std::destroy_at(r);
-    EXPECT_EQ(r->stats().total_allocations, 0U);
-    EXPECT_EQ(r->stats().upstream_bytes, 0U);
+    if (!test_support::still_callable(place)) {
+        GTEST_SKIP() << "a sanitizer wiped the type of the dead object, and stops at each use of it";
+    }
+    EXPECT_EQ(late_stats<TypeParam>(place).total_allocations, 0U);
+    EXPECT_EQ(late_stats<TypeParam>(place).upstream_bytes, 0U);
 }
 
 }  // namespace
