@@ -71,7 +71,7 @@ TEST(leaks_in_chains, through_others_resources_each_is_listed_once) {
         (void)lower.allocate(3000);
     }
     ASSERT_EQ(errors.size(), 4U);
-    EXPECT_EQ(groups_in(errors), 2U);
+    EXPECT_EQ(blocks_in(errors), 5U);
     for (const std::size_t i : {1U, 2U, 3U}) {
         EXPECT_EQ(errors[i].facts.listed_blocks, i == 3 ? 5U : 4U) << errors[i].text;
         EXPECT_EQ(errors[i].facts.listed_by.name, i == 3 ? "lower" : "scope");
