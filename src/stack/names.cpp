@@ -2,6 +2,8 @@
 
 #include "os/stack_bounds.hpp"
 
+#include <unistd.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -121,6 +123,12 @@ bool is_standard_internal(std::string_view name) noexcept {
     // std::__cxx11 is where std::string lives: its members are what people call, except for the internal ones.
     const bool reserved = name.starts_with("std::_") && !name.starts_with("std::__cxx11::");
     return name.starts_with("std::") && (reserved || has("::_M_"));
+}
+
+const char* source_path(const char* file) noexcept {
+    const char* const joint = file != nullptr ? std::strstr(file, "//") : nullptr;
+    // Somebody may have written two slashes: then the file is there, as long as the sources are.
+    return joint == nullptr || joint == file || ::access(file, F_OK) == 0 ? file : joint + 1;
 }
 
 }  // namespace pmr_debug::stack
