@@ -225,27 +225,9 @@ struct page_core {
     }
 
     [[nodiscard]] std::uint64_t resident() noexcept {
-        // Copied first: the system must not be asked with a brief lock held. A block freed meanwhile counts as zero.
-        struct range {
-            const void* address;
-            std::size_t bytes;
-        };
-        const std::size_t room = usage.snapshot().live_blocks + 64;
-        auto* const ranges = static_cast<range*>(memory.allocate(room * sizeof(range)));
-        if (ranges == nullptr) {
-            return 0;
-        }
-        std::size_t count = 0;
-        blocks.for_each_live([&](const metadata::block_entry& e) noexcept {
-            if (count < room) {
-                ranges[count++] = {e.address, pages_of(e.size)};
-            }
-        });
-        std::uint64_t sum = 0;
-        for (std::size_t i = 0; i < count; ++i) {
-            sum += os::resident(ranges[i].address, ranges[i].bytes);
-        }
-        memory.free(ranges, room * sizeof(range));
+        std::uint64_t sum = 0;  // a block that is freed meanwhile counts as zero
+        blocks.for_each_place(
+            [&](const metadata::block_table::place& b) noexcept { sum += os::resident(b.address, pages_of(b.size)); });
         return sum;
     }
 };
