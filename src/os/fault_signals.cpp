@@ -650,7 +650,7 @@ bool survives(void (*step)(void* context), void* context) noexcept {
 namespace {
 
 // As for the key in thread.cpp: a plug-in that has the library inside leaves nothing behind that leads into it. The
-// stacks of threads that go on stay, as one of them may be in use.
+// stacks of other threads that go on stay, as one of them may be in use.
 [[gnu::destructor(101)]] void forget_this_module() noexcept {
     if (is_in_program(reinterpret_cast<std::uintptr_t>(&before))) {
         return;
@@ -660,6 +660,11 @@ namespace {
     }
     if (stack_key_valid.exchange(false)) {
         pthread_key_delete(stack_key);
+    }
+    stack_t now{};
+    if (own_stack != nullptr && ::sigaltstack(nullptr, &now) == 0 && (now.ss_flags & SS_ONSTACK) == 0 &&
+        now.ss_sp == static_cast<unsigned char*>(own_stack) + page_size()) {
+        drop_stack(own_stack);
     }
 }
 
