@@ -66,8 +66,9 @@ struct end_of_page_options {
     /// dead_unit::trap_at_once, which pays for a whole page anyway.
     std::size_t canary_bytes = 0;
     /// Blocks that fault from the moment they are freed, under any policy. Over an upstream whose pages cannot be
-    /// trapped `statistics::untrapped_blocks` counts them. If any are chosen, no slot is used again before all of the
-    /// address space was.
+    /// trapped `statistics::untrapped_blocks` counts them. If they are chosen by size or number, no slot is used again
+    /// before all of the address space was. By default the first thousand, where there is a `fault_handler`, unless the
+    /// policy uses slots again.
     trap_selection trap_freed{};
 };
 
@@ -164,15 +165,14 @@ protected:
 ///
 /// Faults: the first byte behind a block (before it, with placement::after_guard), less the bytes up to the alignment,
 /// which are canaries; any byte of a zero-size block; freed blocks: at once if they are of more than a page, chosen by
-/// the options' trap_freed, or under dead_unit::trap_at_once; others when their strip is dead or `quarantine_bytes` are
-/// exceeded, and until then a read of them goes unnoticed. Under dead_unit::keep only those chosen.
-/// Canaries are verified on free, by check() and at destruction; waiting freed bytes, and the canaries around them,
-/// before they are trapped. `fill` writes 0xAA into fresh blocks: all of those up to a page, the first and the last
-/// 1024 bytes of larger ones.
-/// With `checks` off blocks are guarded and nothing is reported. The policy's `guard_bytes` turns canaries on or off,
-/// `fill` the fills; `protect_metadata` does not apply. `exact_alignment` moves a block away from its guard page by up
-/// to its alignment, where that page would align it to more; the bytes between are canaries. It does not apply with
-/// placement::after_guard, where each block begins a page.
+/// the options' trap_freed (by default the first thousand), or under dead_unit::trap_at_once; others when their strip
+/// is dead or `quarantine_bytes` are exceeded, and until then a read of them goes unnoticed. Under dead_unit::keep only
+/// those chosen. Canaries are verified on free, by check() and at destruction; waiting freed bytes, and the canaries
+/// around them, before they are trapped. `fill` writes 0xAA into fresh blocks: all of those up to a page, the first and
+/// the last 1024 bytes of larger ones. With `checks` off blocks are guarded and nothing is reported. The policy's
+/// `guard_bytes` turns canaries on or off, `fill` the fills; `protect_metadata` does not apply. `exact_alignment` moves
+/// a block away from its guard page by up to its alignment, where that page would align it to more; the bytes between
+/// are canaries. It does not apply with placement::after_guard, where each block begins a page.
 ///
 /// `freed`: under reuse::quarantined a freed block of at most a page waits, filled, until `quarantine_bytes` wait; then
 /// it is verified and its slot, guard and serial number are used again. Under reuse::immediate that is at once. Such

@@ -51,8 +51,9 @@ struct general_purpose_options {
     /// Records of retired units kept, so that a late double free is still explained. Above it the oldest are forgotten.
     std::size_t retired_record_bytes = std::size_t{16} << 20;
     /// Blocks that get pages of their own, and fault from the moment they are freed. Over an upstream that cannot trap
-    /// pages they are blocks as others, and `statistics::untrapped_blocks` counts them. If any are chosen, all calls
-    /// take the slow way.
+    /// pages they are blocks as others, and `statistics::untrapped_blocks` counts them. If they are chosen by size or
+    /// number, all calls take the slow way. By default none but, under dead_unit::trap_at_once and where there is a
+    /// `fault_handler`, the first thousand.
     trap_selection trap_freed{};
 };
 

@@ -63,13 +63,19 @@ enum class dead_unit : std::uint8_t {
 ///   options.trap_freed = {.one_in = 1};                     // all
 ///   options.trap_freed = {.at_least = 256};                 // those of 256 bytes or more
 ///   options.trap_freed = {.at_least = 256, .one_in = 100};  // of those each hundredth
+///   options.trap_freed = {.first = 0};                      // none
 ///   pmr_debug::general_purpose_resource resource(options);
 /// \endcode
 struct trap_selection {
     std::size_t at_least = 0;  ///< blocks of so many bytes or more
     std::size_t one_in = 0;    ///< of those each n-th; 0, 1: every one
+    /// Where the two above are 0: the first so many small blocks, while there is a `fault_handler`, as the default of
+    /// `end_of_page_resource`, unless its policy uses freed memory again, and of `general_purpose_resource` under
+    /// dead_unit::trap_at_once, over a `page_resource`. So a small program gets all of its late accesses told, and a
+    /// large one pays for a thousand.
+    std::size_t first = 1'000;
 
-    /// False, as by default, if no block is chosen.
+    /// False, as by default, if blocks are not chosen by size or number.
     [[nodiscard]] constexpr bool on() const noexcept { return at_least != 0 || one_in != 0; }
 };
 

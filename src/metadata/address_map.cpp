@@ -37,6 +37,15 @@ address_map::leaf* address_map::make_leaf(std::uintptr_t at) noexcept {
     return current;
 }
 
+void address_map::give_back() noexcept {
+    for (std::atomic<leaf*>& entry : root_->leaves) {
+        if (leaf* const l = entry.load(std::memory_order_acquire); l != nullptr) {
+            entry.store(nullptr, std::memory_order_release);
+            os::unmap(l, sizeof(leaf));
+        }
+    }
+}
+
 bool address_map::insert(address_range& r) noexcept {
     const std::uintptr_t first = r.base >> page_bits;
     const std::size_t count = indexed_pages(r);

@@ -66,6 +66,9 @@ public:
     /// Effects: removes \p r and uncovers what was below it.
     static void erase(address_range& r) noexcept;
 
+    /// Effects: gives all memory back, as the library is unloaded.
+    static void give_back() noexcept;
+
 private:
     static constexpr std::size_t leaf_size = std::size_t{1} << leaf_bits;
     struct leaf {

@@ -316,7 +316,7 @@ bool arena::unprotect() noexcept {
 
 namespace {
 
-// Never destroyed: reports may be written by static destructors that run late.
+// Not destroyed at the end of the program: reports may be written by static destructors that run late.
 struct process_memory {
     arena all;
     std::atomic<arena*> shared{nullptr};
@@ -342,6 +342,12 @@ arena* process_arena() noexcept {
         }
     }
     return a;
+}
+
+void give_back_process_arena() noexcept {
+    if (arena* const a = the_process->shared.exchange(nullptr, std::memory_order_acq_rel); a != nullptr) {
+        a->close();
+    }
 }
 
 }  // namespace pmr_debug::metadata

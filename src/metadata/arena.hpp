@@ -112,7 +112,10 @@ private:
     piece* free_[56]{};
 };
 
-/// The arena that process-wide tables share. Opened at first use; never closed. Null if the system has no memory.
+/// The arena that process-wide tables share. Opened at first use. Null if the system has no memory.
 [[nodiscard]] arena* process_arena() noexcept;
+
+/// Effects: gives its memory back, as the library is unloaded.
+void give_back_process_arena() noexcept;
 
 }  // namespace pmr_debug::metadata

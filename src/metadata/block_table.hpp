@@ -4,12 +4,14 @@
 
 #include "metadata/arena.hpp"
 #include "os/brief_lock.hpp"
+#include "os/own_lock.hpp"
 
 #include <pmr_debug/report.hpp>
 
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 
 namespace pmr_debug::metadata {
 
@@ -129,6 +131,41 @@ public:
         });
     }
 
+    /// Where a live block is.
+    struct place {
+        const void* address;
+        std::size_t size;
+    };
+
+    /// Effects: calls visit(place) for every live block, in no order, without a lock: some at a time are copied. A
+    ///   block whose record is moved meanwhile may be missed, or come twice. For signal handlers, too: where the thread
+    ///   that was interrupted holds a lock, records may look torn.
+    template <class Visit>
+    void for_each_place(Visit&& visit) noexcept {
+        for (unsigned i = 0; shards_ != nullptr && i <= shard_mask_; ++i) {
+            shard& s = shards_[i];
+            for (std::size_t k = 0, last = 0; k <= last;) {
+                place some[32];
+                std::size_t count = 0;
+                {
+                    const os::look seen(s.lock);
+                    const slot* const slots = s.slots;
+                    last = s.mask;
+                    for (; slots != nullptr && k <= last && count < std::size(some); ++k) {
+                        const slot r = slots[k];
+                        if (r.address != 0 && (r.bits & 1U) == 0) {
+                            some[count++] = {reinterpret_cast<const void*>(r.address), r.size};
+                        }
+                    }
+                    k += slots == nullptr ? 1 : 0;
+                }
+                for (std::size_t n = 0; n < count; ++n) {
+                    visit(some[n]);
+                }
+            }
+        }
+    }
+
     /// Effects: calls visit(entry) for every block, in no order, until it returns false. Takes no lock: for signal
     ///   handlers, to which records may look torn. Reads nothing but private memory, which stays mapped.
     template <class Visit>
@@ -144,16 +181,6 @@ public:
                 }
             }
         }
-    }
-
-    /// True in a signal handler that interrupted a change: a call that locks would not return.
-    [[nodiscard]] bool is_busy_here() const noexcept {
-        for (unsigned i = 0; shards_ != nullptr && i <= shard_mask_; ++i) {
-            if (shards_[i].lock.is_mine()) {
-                return true;
-            }
-        }
-        return false;
     }
 
     /// Effects: a fork takes the locks.

@@ -1,6 +1,7 @@
 #include "os/fault_signals.hpp"
 
 #include "os/guarded.hpp"
+#include "os/safe_copy.hpp"
 #include "os/spare_stack.hpp"
 #include "os/stack_bounds.hpp"
 #include "os/start_code.hpp"
@@ -378,6 +379,38 @@ bool comes_round(const occasion& o, std::uintptr_t frame) noexcept {
     return asking.context == o.context && frame < asking.frame;
 }
 
+/// True if the thread sent this signal to itself while it handled a fault, as handlers do that put the action of before
+/// back and raise the signal anew: it comes when they have returned, where the instruction faulted that was not
+/// executed since. \p caused is what the kernel had said of the fault.
+bool was_sent_for_a_fault(const occasion& o, siginfo_t& caused) noexcept {
+#if defined(__x86_64__)
+    if ((o.info->si_code != SI_TKILL && o.info->si_code != SI_USER) || o.info->si_pid != ::getpid()) {
+        return false;
+    }
+    // The kernel keeps what it knows of a thread's last fault. Is it this one? Behind a system call, such as that which
+    // sends a signal, there was none.
+    const auto& machine = static_cast<const ucontext_t*>(o.context)->uc_mcontext;
+    constexpr greg_t page_fault = 14;
+    constexpr unsigned char system_call[] = {0x0F, 0x05};
+    unsigned char ahead[sizeof system_call];
+    const auto instruction = static_cast<std::uintptr_t>(machine.gregs[REG_RIP]);
+    if (machine.gregs[REG_TRAPNO] != page_fault ||
+        !safe_copy(ahead, reinterpret_cast<const void*>(instruction - sizeof ahead), sizeof ahead) ||
+        std::memcmp(ahead, system_call, sizeof ahead) == 0) {
+        return false;
+    }
+    caused = {};
+    caused.si_signo = o.signal;
+    caused.si_code = SEGV_ACCERR;
+    caused.si_addr = reinterpret_cast<void*>(machine.gregs[REG_CR2]);
+    return !is_resolved({.signal = o.signal, .error = 0, .info = &caused, .context = o.context});
+#else
+    static_cast<void>(o);
+    static_cast<void>(caused);
+    return false;
+#endif
+}
+
 void consider(void* argument) {
     occasion& o = *static_cast<occasion*>(argument);
     const signal_set faults = set_of(SIGSEGV) | set_of(SIGBUS);
@@ -389,6 +422,12 @@ void consider(void* argument) {
         return;
     }
     if (o.info->si_code <= 0) {  // sent, not caused
+        siginfo_t caused;
+        if (was_sent_for_a_fault(o, caused)) {
+            occasion fault = o;
+            fault.info = &caused;
+            tell(fault);
+        }
         pass_on(o);
         return;
     }
@@ -611,7 +650,7 @@ bool survives(void (*step)(void* context), void* context) noexcept {
 namespace {
 
 // As for the key in thread.cpp: a plug-in that has the library inside leaves nothing behind that leads into it. The
-// stacks of threads that go on stay, as one of them may be in use.
+// stacks of other threads that go on stay, as one of them may be in use.
 [[gnu::destructor(101)]] void forget_this_module() noexcept {
     if (is_in_program(reinterpret_cast<std::uintptr_t>(&before))) {
         return;
@@ -621,6 +660,11 @@ namespace {
     }
     if (stack_key_valid.exchange(false)) {
         pthread_key_delete(stack_key);
+    }
+    stack_t now{};
+    if (own_stack != nullptr && ::sigaltstack(nullptr, &now) == 0 && (now.ss_flags & SS_ONSTACK) == 0 &&
+        now.ss_sp == static_cast<unsigned char*>(own_stack) + page_size()) {
+        drop_stack(own_stack);
     }
 }
 

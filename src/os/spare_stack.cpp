@@ -246,4 +246,12 @@ bool prepare_spare_stack() noexcept {
 
 #endif
 
+void give_back_spare_stacks() noexcept {
+    for (std::atomic<void*>& place : unused) {
+        if (void* const range = place.exchange(nullptr, std::memory_order_acquire); range != nullptr) {
+            unmap(range, range_bytes());
+        }
+    }
+}
+
 }  // namespace pmr_debug::os

@@ -30,4 +30,7 @@ inline void with_room(void (*step)(void* context), void* context) noexcept {
 /// system refuses.
 bool prepare_spare_stack() noexcept;
 
+/// Effects: gives those back that nobody uses, as the library is unloaded.
+void give_back_spare_stacks() noexcept;
+
 }  // namespace pmr_debug::os

@@ -11,6 +11,7 @@
 #include "report/dispatch.hpp"
 #include "report/repeats.hpp"
 #include "report/text.hpp"
+#include "report/wording.hpp"
 #include "stack/interrupted.hpp"
 
 #include <cstddef>
@@ -155,6 +156,7 @@ struct frames_seen {
     std::uintptr_t innermost = 0;   ///< return address; inlined frames share it
     bool calls_a_resource = false;  ///< the innermost is memory_resource's own function
     bool in_library = false;
+    bool in_engine = false;    ///< in a function that is given a resource's core, not the resource
     bool before_main = false;  ///< statics are being constructed
 };
 
@@ -175,6 +177,7 @@ void look_for_early_use(void* context) {
                 // Its functions count as the library's otherwise.
                 const bool of_standard = has("pmr::memory_resource::");
                 s.in_library = s.in_library || (frame.in_library && !of_standard);
+                s.in_engine = s.in_engine || (frame.in_library && !frame.inlined && has("pmr_debug::detail::"));
                 s.calls_a_resource = s.calls_a_resource || of_standard;
             }
             s.before_main = s.before_main || has("__static_initialization_and_destruction_") ||
@@ -186,16 +189,15 @@ void look_for_early_use(void* context) {
     constexpr std::uintptr_t last_call = 4 * sizeof(void*);
     const bool virtual_call =
         r.access == access_kind::read && f.fault.address >= first_call && f.fault.address <= last_call;
-    // In this library's own functions it may be the pointer to the resource that is null.
-    const bool null_core = seen.in_library && seen.before_main && f.fault.address >= metadata::object_bytes;
+    // In this library's public functions it may be the pointer to the resource that is null.
+    const bool null_core =
+        seen.in_library && seen.before_main && (seen.in_engine || f.fault.address >= metadata::object_bytes);
     if (!(seen.calls_a_resource && virtual_call) && !null_core) {
         return;
     }
     if (seen.before_main) {
         r.fault_cause = "resource used before its construction, its object is still zero";
-        r.hint =
-            "statics of different files are constructed in no defined order: make the resource a static of a function "
-            "that returns it";
+        r.hint = detail::hint_of_early_use;
     } else {
         r.fault_cause = "resource that is not constructed, or was overwritten: its object is zero";
         r.hint = "look at where the resource is constructed, and what else writes there";

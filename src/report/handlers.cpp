@@ -184,7 +184,7 @@ void tell_repeats(const void* handler) noexcept {
 }
 
 // After the destructors of static objects, of which many report.
-[[gnu::destructor(101)]] void tell_at_the_end() noexcept {
+[[gnu::destructor(102)]] void tell_at_the_end() noexcept {
     at_the_end.store(true, std::memory_order_relaxed);
     tell_repeats(nullptr);
 }

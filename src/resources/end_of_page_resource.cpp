@@ -40,7 +40,6 @@ fence_core* fence_core::make(std::pmr::memory_resource* upstream, const end_of_p
     core->upstream = watches ? core->watch.over(upstream, core->errors) : upstream;
     core->rules = p;
     core->options = o;
-    std::construct_at(&core->chosen, o.trap_freed);
     core->limited = o.limit_bytes != 0 || o.limit_blocks != 0;
     core->watched = os::under_valgrind() || os::under_asan();
     core->overrun_side = o.where == placement::before_guard;
@@ -53,6 +52,7 @@ fence_core* fence_core::make(std::pmr::memory_resource* upstream, const end_of_p
     core->trapping = guarded && p.dead != dead_unit::keep;
     core->at_once = core->trapping && p.dead == dead_unit::trap_at_once;
     core->reuses = guarded && p.freed != reuse::never && p.dead != dead_unit::trap_at_once && !o.trap_freed.on();
+    std::construct_at(&core->chosen, o.trap_freed, core->trapping && !core->at_once && !core->reuses);
     core->most_waiting = p.freed == reuse::quarantined ? o.quarantine_bytes / fence::page : 0;
     if (p.guard_bytes != 0) {
         const std::size_t wanted = o.canary_bytes != 0 ? o.canary_bytes : core->at_once ? fence::page : usual_canary;

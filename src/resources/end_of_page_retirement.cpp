@@ -169,7 +169,8 @@ void trap_pieces(fence_core& core, trapping& t) noexcept {
         const std::uintptr_t from = geometry_of(core, {p.owner, p.first}).data;
         ranges[i] = {at(from), geometry_of(core, {p.owner, p.behind - 1}).data_end - from};
     }
-    for (std::size_t i = os::page_size() == page ? os::install_markers(ranges, t.count, true).guarded : 0; i < t.count; ++i) {
+    for (std::size_t i = os::page_size() == page ? os::install_markers(ranges, t.count, true).guarded : 0; i < t.count;
+         ++i) {
         const trapping::piece& p = t.pieces[i];
         if (guard_range(*p.owner, reinterpret_cast<std::uintptr_t>(ranges[i].start), ranges[i].bytes) ==
             os::guard_tier::none) {
@@ -354,7 +355,7 @@ void let_go(fence_core& core, slot_ref s, slot_state state) noexcept {
     if (state == slot_state::damaged) {
         u.damaged.store(true, std::memory_order_relaxed);
     } else {
-        const bool chosen = core.chosen.on() && core.chosen.takes(r.size);
+        const bool chosen = core.chosen.any(u.shift == smallest_shift) && core.chosen.takes(r.size);
         if ((core.trapping && (core.at_once || u.shift != smallest_shift)) || (chosen && core.guarded_range())) {
             const geometry g = geometry_of(core, s);
             if (r.size == 0 || guard_range(u, g.data, g.data_end - g.data) != os::guard_tier::none) {

@@ -132,8 +132,9 @@ class general_purpose_calls {
     static slot_ref find_slot(general_purpose_core& core, thread_cache& cache, std::size_t bytes,
                               std::size_t alignment) noexcept {
         const std::size_t room = core.exact ? alignment : 0;  // to move the block within its slot
-        const bool chosen = core.chosen.on() && core.chosen.takes(bytes);
-        if (!is_small(core, bytes + room, alignment) || (chosen && core.over_pages)) {
+        const bool small = is_small(core, bytes + room, alignment);
+        const bool chosen = core.chosen.any(small) && core.chosen.takes(bytes);
+        if (!small || (chosen && core.over_pages)) {
             unit* const u = make_large(core, bytes, alignment);
             if (u != nullptr) {
                 u->chosen = chosen;

@@ -53,7 +53,6 @@ general_purpose_core* make_core(std::pmr::memory_resource* upstream, const gener
     core->gate = gate != nullptr ? ::new (gate) write_gate : nullptr;
     core->rules = p;
     core->options = o;
-    std::construct_at(&core->chosen, o.trap_freed);
     core->alloc_frames = p.alloc_frames;
     core->free_frames = p.free_frames;
     core->guard_bytes = p.guard_bytes;
@@ -80,6 +79,8 @@ general_purpose_core* make_core(std::pmr::memory_resource* upstream, const gener
     core->discards = (core->over_pages || upstream == std::pmr::new_delete_resource()) &&
                      os::page_size() == std::size_t{1} << metadata::address_map::page_bits;
     core->trapping = core->over_pages && p.dead != dead_unit::keep && p.freed != reuse::immediate;
+    std::construct_at(&core->chosen, o.trap_freed,
+                      core->trapping && p.dead == dead_unit::trap_at_once && p.freed == reuse::never);
     core->share.open(o.quarantine_bytes, general_purpose_options().quarantine_bytes);
     core->belted = core->trapping && p.dead == dead_unit::trap && p.freed == reuse::never;
     return core;

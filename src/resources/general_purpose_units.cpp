@@ -368,7 +368,7 @@ thread_cache& cache_of(general_purpose_core& core, std::uint32_t index) noexcept
         core.caches.store(cache, std::memory_order_release);
         core.all_caches[index].store(cache, std::memory_order_relaxed);
     }
-    if (!core.limited && core.gate == nullptr && !core.exact && !core.chosen.on() && !core.watched()) {
+    if (!core.limited && core.gate == nullptr && !core.exact && !core.chosen.any(true) && !core.watched()) {
         // A foreign thread of a single_checked resource never gets to look here.
         core.fast_caches[index].store(cache, std::memory_order_relaxed);
     }

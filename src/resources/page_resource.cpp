@@ -225,38 +225,12 @@ struct page_core {
     }
 
     [[nodiscard]] std::uint64_t resident() noexcept {
-        if (memory.is_busy_here() || blocks.is_busy_here()) {
-            // A signal handler that interrupted a change can have neither lock. The one entry that may be half written
-            // gives no more than the system has there.
-            const std::uint64_t most = mapped.load(std::memory_order_relaxed);
-            std::uint64_t seen = 0;
-            blocks.peek([&](const metadata::block_entry& e) noexcept {
-                seen += e.live && e.size <= most ? os::resident(e.address, pages_of(e.size)) : 0;
-                return true;
-            });
-            return seen;
-        }
-        // Copied first: the system must not be asked with a brief lock held. A block freed meanwhile counts as zero.
-        struct range {
-            const void* address;
-            std::size_t bytes;
-        };
-        const std::size_t room = usage.snapshot().live_blocks + 64;
-        auto* const ranges = static_cast<range*>(memory.allocate(room * sizeof(range)));
-        if (ranges == nullptr) {
-            return 0;
-        }
-        std::size_t count = 0;
-        blocks.for_each_live([&](const metadata::block_entry& e) noexcept {
-            if (count < room) {
-                ranges[count++] = {e.address, pages_of(e.size)};
-            }
-        });
+        // A block that is freed meanwhile counts as zero, and so does a record that is half written.
+        const std::uint64_t most = mapped.load(std::memory_order_relaxed);
         std::uint64_t sum = 0;
-        for (std::size_t i = 0; i < count; ++i) {
-            sum += os::resident(ranges[i].address, ranges[i].bytes);
-        }
-        memory.free(ranges, room * sizeof(range));
+        blocks.for_each_place([&](const metadata::block_table::place& b) noexcept {
+            sum += b.size <= most ? os::resident(b.address, pages_of(b.size)) : 0;
+        });
         return sum;
     }
 };

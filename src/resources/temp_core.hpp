@@ -37,14 +37,17 @@ inline constexpr std::size_t temp_least_ahead = std::size_t{1} << 14;
 inline constexpr std::size_t temp_ahead = std::size_t{1} << 16;
 /// What a rewind verifies of that.
 inline constexpr std::size_t temp_rewind_ahead = std::size_t{1} << 12;
+/// Most bytes of the canary before the first block of a chunk.
+inline constexpr std::size_t temp_front = 64;
 // Of births, deaths, and uses of a resource whose policy keeps no traces.
 inline constexpr unsigned temp_rare_frames = 16;
 
 enum class temp_source : std::uint8_t { given, upstream, pages };
 
 struct temp_chunk {
-    std::uintptr_t begin = 0;
+    std::uintptr_t begin = 0;  // behind the canary before the first block
     std::size_t size = 0;
+    std::size_t front = 0;  // bytes before `begin`; those next to it, temp_front at most, are the canary
     std::size_t alignment = 0;
     std::uintptr_t next = 0;       // where the cursor stood when the arena went on to another chunk
     std::uintptr_t used = 0;       // what lies behind was never handed out
@@ -52,6 +55,10 @@ struct temp_chunk {
     std::size_t first_record = 0;  // index of the first record of this chunk
     temp_chunk* older = nullptr;
     temp_source from = temp_source::given;
+
+    // All of it.
+    [[nodiscard]] std::uintptr_t start() const noexcept { return begin - front; }
+    [[nodiscard]] std::size_t bytes() const noexcept { return front + size; }
 };
 
 enum class temp_state : std::uint8_t { live, freed, gone };  // gone: rewound or released
@@ -176,6 +183,10 @@ struct temp_core {
     /// For the registry: see describe_address_function.
     static bool describe_address(void* core, std::uintptr_t address, metadata::address_finding* out) noexcept;
     [[nodiscard]] bool spoilt_held(temp_record& r, temp_damage& out) const noexcept;
+    /// Effects: looks for a write before the first block of \p c, and repairs it.
+    [[nodiscard]] bool front_spoilt_held(const temp_chunk& c, temp_damage& out) noexcept;
+    /// Effects: tells of such writes. \p c is the arena's no more.
+    void verify_front(const temp_chunk& c) noexcept;
     /// Effects: looks for a write to dead memory, or to memory never handed out, in \p c, and repairs it.
     [[nodiscard]] bool stale_held(const temp_chunk& c, std::uintptr_t from, std::uintptr_t to,
                                   temp_damage& out) noexcept;

@@ -120,6 +120,39 @@ bool temp_core::spoilt_held(temp_record& r, temp_damage& out) const noexcept {
     return true;
 }
 
+bool temp_core::front_spoilt_held(const temp_chunk& c, temp_damage& out) noexcept {
+    const std::size_t canary = std::min(c.front, temp_front);
+    if (all_bytes(c.begin - canary, canary, temp_guard) || !repair(c.begin - canary, c.begin, temp_guard, out)) {
+        return false;
+    }
+    out.kind = error_kind::underrun;
+    const auto within = [&c](const temp_record& r) noexcept { return r.address - c.begin < c.size; };
+    if (c.first_record < count && within(records[c.first_record])) {
+        out.block = records[c.first_record];
+        return true;
+    }
+    const std::size_t kept = past != nullptr ? std::min(past_next, options.freed_records) : 0;
+    for (std::size_t i = 0; i < kept; ++i) {
+        const temp_record& r = past[i];
+        if (within(r) && (out.block.address == 0 || r.address < out.block.address)) {
+            out.block = r;
+        }
+    }
+    return true;
+}
+
+void temp_core::verify_front(const temp_chunk& c) noexcept {
+    temp_damage bad;
+    {
+        const os::brief_hold<true> hold(lock);
+        const os::unseen_by_valgrind hidden(watched);
+        if (!front_spoilt_held(c, bad)) {
+            return;
+        }
+    }
+    tell(bad);
+}
+
 PMR_DEBUG_UNSEEN_BY_ASAN bool temp_core::stale_held(const temp_chunk& c, std::uintptr_t from, std::uintptr_t to,
                                                     temp_damage& out) noexcept {
     while (from != to && *reinterpret_cast<const unsigned char*>(from) == temp_dead) {
@@ -208,6 +241,9 @@ std::size_t temp_core::verify_unused(std::size_t ahead) noexcept {
             }
             for (const temp_chunk* c = all ? waiting : nullptr; c != nullptr; c = c->older) {
                 look(*c, c->begin, c->high);
+            }
+            for (const temp_chunk* c = chunk; c != nullptr && !any; c = c->older) {
+                any = front_spoilt_held(*c, bad);
             }
         }
         if (!any) {
@@ -468,7 +504,7 @@ void temp_core::leave_remains() noexcept {
     metadata::leave_behind_filled(self, [&](metadata::remains& left) noexcept {
         const os::brief_hold<true> hold(lock);
         for (const temp_chunk* c = chunk; c != nullptr; c = c->older) {
-            left.add_range(c->begin, c->size);
+            left.add_range(c->start(), c->bytes());
         }
         for (std::size_t i = 0; i < count && !left.full(); ++i) {
             if (records[i].state == temp_state::live) {

@@ -29,7 +29,7 @@ void delete_chunk(temp_chunk* c) noexcept {
 
 bool overlaps(const temp_chunk* list, std::uintptr_t begin, std::size_t size) noexcept {
     for (; list != nullptr; list = list->older) {
-        if (begin < list->begin + list->size && list->begin < begin + size) {
+        if (begin < list->start() + list->bytes() && list->start() < begin + size) {
             return true;
         }
     }
@@ -110,7 +110,7 @@ void temp_core::end(trace_id died) noexcept {
     metadata::unregister_resource(self, died);
     metadata::arena& shared = *metadata::process_arena();
     if (chunk != nullptr) {
-        open_memory(chunk->begin, chunk->begin + chunk->size);
+        open_memory(chunk->start(), chunk->begin + chunk->size);
         delete_chunk(chunk);
     }
     if (records != nullptr) {
@@ -198,9 +198,13 @@ void temp_core::grow(const temp_request& r, temp_source from) {
     if (!shape.checks && buffer_bytes != 0 && options.overflow == temp_overflow::refuse) {
         fail();
     }
-    const std::size_t least = r.room() + guard + (exact ? r.alignment : 0);
     std::size_t bytes = 0;
     std::size_t alignment = std::max(r.alignment, alignof(std::max_align_t));
+    // So much that the first block lies right behind it. Where that is a lot, it would be for alignment's sake only.
+    constexpr std::size_t most_front = 4096;
+    const std::size_t front =
+        shape.fill && guard != 0 && alignment <= most_front ? os::round_up(std::min(guard, temp_front), alignment) : 0;
+    const std::size_t least = front + r.room() + guard + (exact ? r.alignment : 0);
     void* p = nullptr;
     if (from == temp_source::pages) {
         bytes = os::round_up(std::max(least, least_pages), os::page_size());
@@ -236,17 +240,19 @@ void temp_core::grow(const temp_request& r, temp_source from) {
         }
     }
     temp_chunk* const c = new_chunk();
-    const auto begin = reinterpret_cast<std::uintptr_t>(p);
+    const auto start = reinterpret_cast<std::uintptr_t>(p);
+    const std::uintptr_t begin = start + front;
     bool taken = false;
     if (c != nullptr) {
         const os::brief_hold<true> hold(lock);
-        taken = overlaps(chunk, begin, bytes) || overlaps(waiting, begin, bytes);
+        taken = overlaps(chunk, start, bytes) || overlaps(waiting, start, bytes);
         if (!taken) {
             if (chunk != nullptr) {
                 chunk->next = window->next;
             }
             *c = {.begin = begin,
-                  .size = bytes,
+                  .size = bytes - front,
+                  .front = front,
                   .alignment = alignment,
                   .next = begin,
                   .used = begin,
@@ -255,8 +261,10 @@ void temp_core::grow(const temp_request& r, temp_source from) {
                   .older = chunk,
                   .from = from};
             chunk = c;
-            close_memory(begin, begin + bytes);
-            *window = {.next = begin, .end = begin + bytes};
+            const std::size_t canary = std::min(front, temp_front);
+            fill_bytes(begin - canary, canary, temp_guard);
+            close_memory(start, start + bytes);
+            *window = {.next = begin, .end = start + bytes};
             fill_ahead_held(begin);
             if (from == temp_source::pages) {
                 os::add_leak_root(p, bytes);
@@ -399,7 +407,7 @@ void temp_core::retire(temp_chunk* c) noexcept {
         c->older = nullptr;
         (waiting != nullptr ? waiting_last->older : waiting) = c;
         waiting_last = c;
-        waiting_bytes += c->size;
+        waiting_bytes += c->bytes();
     }
     drain(options.quarantine_bytes);
 }
@@ -413,7 +421,7 @@ bool temp_core::drain(std::size_t keep) noexcept {
             if (waiting != nullptr && waiting_bytes > keep) {
                 c = waiting;
                 waiting = c->older;
-                waiting_bytes -= c->size;
+                waiting_bytes -= c->bytes();
             }
         }
         if (c == nullptr) {
@@ -421,24 +429,25 @@ bool temp_core::drain(std::size_t keep) noexcept {
         }
         any = true;
         verify_dead(*c, c->begin, c->high);
+        verify_front(*c);
         give_back(c);
     }
 }
 
 void temp_core::give_back(temp_chunk* c) noexcept {
-    open_memory(c->begin, c->begin + c->size);
+    open_memory(c->start(), c->begin + c->size);
     if (c->from == temp_source::pages) {
-        os::remove_leak_root(reinterpret_cast<void*>(c->begin), c->size);
+        os::remove_leak_root(reinterpret_cast<void*>(c->start()), c->bytes());
         // If the system refuses, the pages stay mapped, and stay counted.
-        const bool gone = os::unmap(reinterpret_cast<void*>(c->begin), c->size);
+        const bool gone = os::unmap(reinterpret_cast<void*>(c->start()), c->bytes());
         const os::brief_hold<true> hold(lock);
-        page_bytes -= gone ? c->size : 0;
+        page_bytes -= gone ? c->bytes() : 0;
     } else {
         {
             const os::brief_hold<true> hold(lock);
-            held_bytes -= c->size;
+            held_bytes -= c->bytes();
         }
-        upstream->deallocate(reinterpret_cast<void*>(c->begin), c->size, c->alignment);
+        upstream->deallocate(reinterpret_cast<void*>(c->start()), c->bytes(), c->alignment);
     }
     delete_chunk(c);
 }

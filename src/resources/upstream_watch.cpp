@@ -13,6 +13,14 @@ namespace {
 
 constexpr std::size_t places = 256;
 
+constexpr int stay_ms = 5;
+constexpr unsigned most_stays = 4;       // in an upstream
+constexpr unsigned most_stays_all = 40;  // in all of them
+constinit std::atomic<unsigned> stays_all{0};
+
+constexpr const char* pool_name = "std::pmr::unsynchronized_pool_resource";
+constexpr const char* buffer_name = "std::pmr::monotonic_buffer_resource";
+
 // The pointer to an object's virtual functions tells its type. typeid would, too, but not of a resource that was
 // compiled without run-time type information: asking that one ends the program.
 const void* functions_of(const std::pmr::memory_resource& r) noexcept {
@@ -45,10 +53,10 @@ const char* one_at_a_time(const std::pmr::memory_resource& upstream) noexcept {
     static const standard_functions standard = make_standard();
     const void* const functions = functions_of(upstream);
     if (functions == standard.pool) {
-        return "std::pmr::unsynchronized_pool_resource";
+        return pool_name;
     }
     if (functions == standard.buffer) {
-        return "std::pmr::monotonic_buffer_resource";
+        return buffer_name;
     }
     return metadata::is_unchecked(&upstream) ? "resource with threading::unchecked" : nullptr;
 }
@@ -65,6 +73,8 @@ public:
         entered_ = place_.inside.compare_exchange_strong(other, me, std::memory_order_relaxed);
         if (!entered_ && other != me && !watch.told_.exchange(true, std::memory_order_relaxed)) {
             watch.tell(me, other, p, bytes, alignment);
+        } else if (entered_ && !os::single_threaded() && place_.latest.load(std::memory_order_relaxed) != me) {
+            stay(place_, me);
         }
     }
     visit(const visit&) = delete;
@@ -79,6 +89,16 @@ private:
     place& place_;
     bool entered_ = false;
 };
+
+void upstream_watch::stay(place& p, std::uint32_t me) noexcept {
+    p.latest.store(me, std::memory_order_relaxed);
+    if (p.stays.load(std::memory_order_relaxed) < most_stays &&
+        stays_all.load(std::memory_order_relaxed) < most_stays_all) {
+        p.stays.fetch_add(1, std::memory_order_relaxed);
+        stays_all.fetch_add(1, std::memory_order_relaxed);
+        os::sleep_ms(stay_ms);
+    }
+}
 
 // By address, and for ever: who comes to live there later is the next to be looked at. Null if there is no room.
 upstream_watch::place* upstream_watch::place_of(const void* upstream) noexcept {
@@ -99,8 +119,10 @@ std::pmr::memory_resource* upstream_watch::over(std::pmr::memory_resource* upstr
     }
     upstream_ = upstream;
     errors_ = &errors;
+    frees_nothing_ = type_ == buffer_name;
     place_ = place_of(upstream);
     place_ = place_ != nullptr ? place_ : &own_;
+    place_->stays.store(0, std::memory_order_relaxed);
     return this;
 }
 
@@ -123,6 +145,9 @@ void* upstream_watch::do_allocate(std::size_t bytes, std::size_t alignment) {
 }
 
 void upstream_watch::do_deallocate(void* p, std::size_t bytes, std::size_t alignment) {
+    if (frees_nothing_) {
+        return upstream_->deallocate(p, bytes, alignment);
+    }
     const visit here(*this, p, bytes, alignment);
     upstream_->deallocate(p, bytes, alignment);
 }

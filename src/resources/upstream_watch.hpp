@@ -6,6 +6,9 @@
 // one thread at a time, what the resource calls in its place is this, which looks who is inside. Other upstreams are
 // called as ever, so that this costs nothing there. A pool that is guarded by a lock is of another type, or the lock is
 // held around the calls: two threads are never inside at once then.
+//
+// A call takes less than a microsecond, so that threads which do not wait for each other may meet seldom, or never on a
+// busy machine. So whoever comes after another thread stays a while, the first few times: who does not wait comes in.
 
 #include "metadata/registry.hpp"
 #include "report/dispatch.hpp"
@@ -37,10 +40,13 @@ private:
     struct place {
         std::atomic<const void*> upstream{nullptr};
         std::atomic<std::uint32_t> inside{0};  // thread number
+        std::atomic<std::uint32_t> latest{0};  // thread number, too
+        std::atomic<unsigned> stays{0};
     };
     class visit;
 
     static place* place_of(const void* upstream) noexcept;
+    static void stay(place& p, std::uint32_t me) noexcept;
     void tell(std::uint32_t me, std::uint32_t other, const void* p, std::size_t bytes, std::size_t alignment) noexcept;
 
     void* do_allocate(std::size_t bytes, std::size_t alignment) override;
@@ -49,6 +55,7 @@ private:
 
     std::pmr::memory_resource* upstream_ = nullptr;
     const char* type_ = nullptr;
+    bool frees_nothing_ = false;  // threads may be there together to deallocate
     place* place_ = nullptr;
     place own_;
     error_tally* errors_ = nullptr;

@@ -193,6 +193,12 @@ void count_lost() noexcept {
 void count_slow_walk() noexcept {
     slow_walks.fetch_add(1, std::memory_order_relaxed);
 }
+void give_back_depot() noexcept {
+    if (unsigned char* const base = detail::state->base.exchange(nullptr, std::memory_order_acq_rel); base != nullptr) {
+        os::unmap(base, capacity.load(std::memory_order_relaxed));
+    }
+}
+
 void limit_bytes(std::uint64_t bytes) noexcept {
     limit.store(bytes, std::memory_order_relaxed);
     full.store(false, std::memory_order_relaxed);

@@ -128,6 +128,9 @@ trace_id hand_out(std::uint32_t id) noexcept;
 void count_lost() noexcept;
 void count_slow_walk() noexcept;
 
+/// Effects: gives its memory back, as the library is unloaded. All traces are gone then.
+void give_back_depot() noexcept;
+
 /// For tests: no more than \p bytes are used from now on.
 void limit_bytes(std::uint64_t bytes) noexcept;
 

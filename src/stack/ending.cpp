@@ -1,5 +1,12 @@
 #include "stack/ending.hpp"
 
+#include "metadata/address_map.hpp"
+#include "metadata/arena.hpp"
+#include "os/spare_stack.hpp"
+#include "os/start_code.hpp"
+#include "stack/depot.hpp"
+#include "stack/recent.hpp"
+
 #include <dlfcn.h>
 #include <link.h>
 
@@ -9,6 +16,9 @@
 namespace pmr_debug::stack {
 
 namespace {
+
+// Of a trace that is to reach the beginning of the program.
+constexpr unsigned max_depth = 64;
 
 struct code {
     std::uintptr_t from = 0;
@@ -42,6 +52,23 @@ code function_at(void* p) noexcept {
 [[gnu::constructor(101)]] void note_functions() noexcept {
     of_exit = function_at(reinterpret_cast<void*>(&std::exit));
     of_thread_locals = function_at(::dlsym(RTLD_DEFAULT, "__call_tls_dtors"));
+}
+
+// A plug-in that has the library inside may be loaded and unloaded over and over. At the end of the program all stays,
+// as threads that still run may use it. After all other destructors of the library.
+[[gnu::destructor(101)]] void give_memory_back() noexcept {
+    if (os::is_in_program(reinterpret_cast<std::uintptr_t>(&of_exit))) {
+        return;
+    }
+    const trace_id here = capture_trace(max_depth);
+    if (here == trace_id::none || phase_of(here) == program_phase::exit) {
+        return;
+    }
+    detail::give_back_recent();
+    give_back_depot();
+    metadata::address_map::give_back();
+    metadata::give_back_process_arena();
+    os::give_back_spare_stacks();
 }
 
 }  // namespace

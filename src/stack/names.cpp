@@ -2,6 +2,8 @@
 
 #include "os/stack_bounds.hpp"
 
+#include <unistd.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -166,6 +168,12 @@ bool is_standard_internal(std::string_view name) noexcept {
     // library's own as a whole.
     return standard.starts_with("allocator_traits<") || standard.starts_with('_') || has_part(standard, "::_M_") ||
            has_part(standard, "::__");
+}
+
+const char* source_path(const char* file) noexcept {
+    const char* const joint = file != nullptr ? std::strstr(file, "//") : nullptr;
+    // Somebody may have written two slashes: then the file is there, as long as the sources are.
+    return joint == nullptr || joint == file || ::access(file, F_OK) == 0 ? file : joint + 1;
 }
 
 }  // namespace pmr_debug::stack

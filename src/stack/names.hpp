@@ -19,4 +19,9 @@ namespace pmr_debug::stack {
 /// plumbing and functions with reserved names, which fill half of a container's trace.
 [[nodiscard]] bool is_standard_internal(std::string_view name) noexcept;
 
+/// Returns: \p file, a source file as libbacktrace names it, or null, without the folder that it may have put before:
+/// it joins the folder where a unit was compiled, and a slash, with each name of a version 5 line table, absolute ones
+/// as well, and so clang writes the unit's own file.
+[[nodiscard]] const char* source_path(const char* file) noexcept;
+
 }  // namespace pmr_debug::stack

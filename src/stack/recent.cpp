@@ -40,4 +40,13 @@ recent_traces* make_recent() noexcept {
     return r;
 }
 
+void give_back_recent() noexcept {
+    current_recent = nullptr;
+    for (std::atomic<recent_traces*>& place : by_index) {
+        if (recent_traces* const r = place.exchange(nullptr, std::memory_order_acq_rel); r != nullptr) {
+            os::unmap(r, sizeof(recent_traces));
+        }
+    }
+}
+
 }  // namespace pmr_debug::stack::detail

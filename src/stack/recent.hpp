@@ -137,6 +137,8 @@ private:
 namespace detail {
 extern constinit thread_local recent_traces* current_recent __attribute__((tls_model("initial-exec")));
 recent_traces* make_recent() noexcept;
+/// Effects: gives the memory of all threads back, as the library is unloaded.
+void give_back_recent() noexcept;
 }  // namespace detail
 
 /// The calling thread's; null if it has none yet, or private memory is used up.

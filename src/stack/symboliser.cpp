@@ -203,7 +203,7 @@ int take_source_frame(void* context, std::uintptr_t, const char* file, int line,
     }
     s.have = true;
     s.function = function;
-    s.file = file;
+    s.file = source_path(file);
     s.line = line;
     return 0;
 }

@@ -120,6 +120,19 @@ TEST(signals, a_later_handler_that_passes_faults_on_meets_no_endless_loop) {
     }
 }
 
+TEST(signals, a_later_handler_that_raises_the_signal_anew_hides_no_fault) {
+    SKIP_WHERE_SANITIZERS_OWN_FAULTS();
+#if defined(__x86_64__)
+    const outcome o = run("passes_faults_on", {"raise"}, 10);
+    EXPECT_EQ(o.signal, SIGSEGV) << o.err;
+    EXPECT_TRUE(o.says("use_after_free: freed 100000-byte block")) << o.err;
+    EXPECT_EQ(o.times("pmr_debug: "), 1U) << o.err;
+#endif
+    const outcome sent = run("passes_faults_on", {"sent"}, 10);
+    EXPECT_EQ(sent.signal, SIGSEGV) << sent.err;
+    EXPECT_EQ(sent.times("pmr_debug: "), 0U) << sent.err;
+}
+
 TEST(signals, nothing_is_written_outside_the_programs_signal_stack) {
     SKIP_WHERE_SANITIZERS_OWN_FAULTS();
     for (const char* const size : {"2048", "4096", "8192", "16384", "65536"}) {
@@ -141,6 +154,11 @@ TEST(signals, a_resource_that_is_used_before_its_construction_is_no_null_pointer
     const outcome o = run("used_before_made");
     EXPECT_EQ(o.signal, SIGSEGV) << o.err;
     EXPECT_TRUE(o.says("was read: resource used before its construction, its object is still zero")) << o.err;
+    // This one's function, if it is called, sees it itself.
+    const outcome page = run("used_before_made_page");
+    EXPECT_NE(page.signal, 0) << page.err;
+    EXPECT_TRUE(page.says("used before its construction, its object is still zero")) << page.err;
+    EXPECT_FALSE(page.says("after its destruction")) << page.err;
 }
 
 }  // namespace

@@ -25,4 +25,15 @@ TEST(truth, two_threads_at_once_in_an_upstream_for_one_are_told) {
     }
 }
 
+TEST(truth, threads_that_do_not_wait_for_each_other_meet) {
+    for (int i = 0; i < 5; ++i) {
+        const faults::outcome o = faults::run("two_threads_in_one_pool", {"race", "pool"});
+        EXPECT_EQ(o.signal, SIGABRT) << o.out << o.err;
+        EXPECT_TRUE(o.says("two threads at once in the upstream of \"tables\"")) << o.err;
+    }
+    const faults::outcome guarded = faults::run("two_threads_in_one_pool", {"guarded", "pool"});
+    EXPECT_TRUE(guarded.prints("silent")) << guarded.err;
+    EXPECT_EQ(guarded.err, "");
+}
+
 }  // namespace

@@ -61,4 +61,12 @@ TEST(plugin_with_the_library_inside, leaves_nothing_behind_when_it_goes) {
 #endif
 }
 
+TEST(plugin_with_the_library_inside, may_come_and_go_for_ever) {
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    const faults::outcome o = faults::run("plugin_comes_and_goes", {faults::path_of("with_library_inside.so")});
+    EXPECT_FALSE(o.hung);
+    EXPECT_EQ(o.status, 0) << o.out << o.err << " signal " << o.signal;
+#endif
+}
+
 }  // namespace

@@ -89,6 +89,7 @@ TEST(resolve, finds_function_file_line_and_module) {
     ASSERT_GE(frames.size(), 2U);
     EXPECT_TRUE(is(frames[0], "plain()")) << text(frames);
     EXPECT_TRUE(frames[0].file.ends_with("symboliser_test.cpp")) << text(frames);
+    EXPECT_EQ(frames[0].file.find("//"), std::string::npos) << text(frames);
     EXPECT_EQ(frames[0].line, line_in_plain);
     EXPECT_TRUE(frames[0].module.ends_with("symboliser_test")) << text(frames);
     EXPECT_NE(frames[0].module_offset, 0U);
@@ -321,6 +322,15 @@ TEST(library_frames, are_known_by_their_names) {
          }) {
         EXPECT_FALSE(is_library_function(name)) << name;
     }
+}
+
+TEST(source_path, has_no_folder_before_an_absolute_path) {
+    EXPECT_STREQ(stack::source_path("/no such folder/build//home/somebody/main.cpp"), "/home/somebody/main.cpp");
+    EXPECT_STREQ(stack::source_path("/home/somebody/main.cpp"), "/home/somebody/main.cpp");
+    EXPECT_STREQ(stack::source_path("../main.cpp"), "../main.cpp");
+    EXPECT_STREQ(stack::source_path("//main.cpp"), "//main.cpp");
+    EXPECT_STREQ(stack::source_path("/proc//self/stat"), "/proc//self/stat");  // is there
+    EXPECT_EQ(stack::source_path(nullptr), nullptr);
 }
 
 TEST(demangle, cuts_what_does_not_fit) {

@@ -369,6 +369,37 @@ TEST_F(temp, an_overrun_is_found_by_check_rewind_and_the_end_and_told_once) {
     EXPECT_EQ(errors.count(error_kind::overrun), 3U);
 }
 
+TEST_F(temp, a_write_before_the_first_block_of_a_chunk_is_an_underrun) {
+    for (const std::size_t alignment : {std::size_t{1}, std::size_t{16}, std::size_t{256}}) {
+        SCOPED_TRACE(alignment);
+        tracking_resource upstream(tracking_options{.handler = &errors});
+        {
+            temp_resource arena(&upstream, options);
+            void* const p = allocate_here(arena, 20, alignment);
+            write_through(p, std::size_t{0} - 1, 0x41);
+            EXPECT_EQ(arena.check(), 1U);
+            EXPECT_EQ(arena.check(), 0U);
+            const report& r = only();
+            EXPECT_EQ(r.kind, error_kind::underrun);
+            EXPECT_EQ(r.block.address, p);
+            EXPECT_EQ(r.first_bad, static_cast<std::byte*>(p) - 1);
+            EXPECT_EQ(r.bad_value, 0x41);
+            EXPECT_EQ(r.expected_value, 0xBB);
+            EXPECT_TRUE(trace_contains(r.allocated, "allocate_here"));
+            write_through(p, std::size_t{0} - 1, 0x41);
+            free_here(arena, p, 20, alignment);
+            arena.release();  // verifies it
+            EXPECT_EQ(errors.count(), 2U);
+            write_through(p, std::size_t{0} - 1, 0x41);  // the chunk waits in quarantine
+        }
+        EXPECT_EQ(errors.count(), 3U);
+        EXPECT_EQ(errors.count(error_kind::underrun), 3U);
+        EXPECT_EQ(errors.back().facts.block.address, errors[0].facts.block.address);
+        EXPECT_EQ(upstream.stats().live_blocks, 0U);
+        errors.clear();
+    }
+}
+
 TEST_F(temp, a_stale_pointer_after_vector_growth_is_a_write_after_free) {
     temp_resource arena(options);
     {

@@ -1,5 +1,6 @@
 // Views into strings whose text lies in the vector's elements: when the vector grows they point into its former block.
-//   read_after_free fence|heap|heap_immediate|heap_elsewhere|release plain|all|sized|some
+//   read_after_free fence|heap|thorough|heap_immediate|heap_elsewhere|release plain|none|later|all|sized|some
+// later: a thousand blocks were allocated and freed before.
 // Prints the byte it read, if it comes to that, and how many chosen blocks could not be trapped.
 
 #include <pmr_debug/pmr_debug.hpp>
@@ -12,8 +13,13 @@
 
 namespace {
 
+bool later = false;
+
 template <class Resource>
 int read_late(Resource& memory) {
+    for (int i = 0; i < (later ? 1'000 : 0); ++i) {
+        memory.deallocate(memory.allocate(8), 8);
+    }
     std::pmr::vector<std::pmr::string> names(&memory);
     std::vector<std::string_view> views;
     for (int i = 0; i < 20; ++i) {
@@ -40,7 +46,10 @@ int main(int argc, char** argv) {
         trap.at_least = 4 * sizeof(std::pmr::string);  // the block that views[3] points into, and larger ones
     } else if (choice == "some") {
         trap.one_in = 1'000;
+    } else if (choice == "none") {
+        trap.first = 0;
     }
+    later = choice == "later";
     const pmr_debug::fault_handler faults;
     if (which == "fence") {
         pmr_debug::end_of_page_resource memory({.name = "fence", .trap_freed = trap});
@@ -51,6 +60,11 @@ int main(int argc, char** argv) {
         return read_late(memory);
     }
     pmr_debug::page_resource pages;
+    if (which == "thorough") {
+        pmr_debug::basic_general_purpose_resource<pmr_debug::thorough_policy> memory(
+            &pages, {.name = "heap", .trap_freed = trap});
+        return read_late(memory);
+    }
     if (which == "heap_immediate") {
         pmr_debug::basic_general_purpose_resource<immediate> memory(&pages, {.name = "heap", .trap_freed = trap});
         return read_late(memory);

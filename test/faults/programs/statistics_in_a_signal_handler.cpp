@@ -27,7 +27,7 @@ int main(int, char** argv) {
         std::signal(SIGPROF, tick);
         const itimerval often{{0, 500}, {0, 500}};
         ::setitimer(ITIMER_PROF, &often, nullptr);
-        while (ticks < 30) {
+        while (ticks < 200) {
             std::pmr::vector<std::pmr::vector<char>> v(&s.resource);
             for (int i = 0; i < 20; ++i) {
                 v.emplace_back(50);

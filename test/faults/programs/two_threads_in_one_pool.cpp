@@ -1,5 +1,6 @@
 // A synchronized resource over an upstream that is for one thread at a time. One thread is in the upstream when another
-// one comes. Arguments: the resource, the upstream.
+// one comes. Arguments: the resource, the upstream. race: two threads that work at the same time, and do not wait for
+// each other; guarded: those have a lock around each call.
 
 #include <pmr_debug/pmr_debug.hpp>
 
@@ -8,6 +9,7 @@
 #include <cstdio>
 #include <memory>
 #include <memory_resource>
+#include <mutex>
 #include <string>
 #include <thread>
 
@@ -47,7 +49,31 @@ int meet(Resource& top) {
     std::_Exit(1);
 }
 
+int work_together(std::pmr::memory_resource& upstream, bool guarded) {
+    pmr_debug::tracking_resource r(&upstream, {.name = "tables"});
+    std::mutex lock;
+    const auto work = [&] {
+        for (int i = 0; i < 100; ++i) {
+            std::unique_lock hold(lock, std::defer_lock);
+            if (guarded) {
+                hold.lock();
+            }
+            void* const p = r.allocate(24);
+            r.deallocate(p, 24);
+        }
+    };
+    std::thread first(work);
+    std::thread second(work);
+    first.join();
+    second.join();
+    std::puts("silent");
+    return 0;
+}
+
 int with_upstream(const std::string& top, std::pmr::memory_resource& upstream) {
+    if (top == "race" || top == "guarded") {
+        return work_together(upstream, top == "guarded");
+    }
     if (top == "tracking") {
         pmr_debug::tracking_resource r(&upstream, {.name = "tables"});
         return meet(r);

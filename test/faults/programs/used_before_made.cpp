@@ -1,5 +1,6 @@
 // A static uses a resource that is constructed after it, as happens with statics of different files. Argument-less:
-// what happens, happens before main.
+// what happens, happens before main. With optimisation the compiler knows which function is called, and calls it
+// without the object's pointer to virtual functions.
 
 #include <pmr_debug/pmr_debug.hpp>
 
