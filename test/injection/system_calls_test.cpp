@@ -2,6 +2,7 @@
 // block is lost, a refused allocation changes nothing, nothing is reported, and all memory is given back.
 
 #include "metadata/address_map.hpp"
+#include "stack/recent.hpp"
 #include "subjects.hpp"
 
 #include <gtest/gtest.h>
@@ -36,6 +37,7 @@ protected:
             enter(reinterpret_cast<std::uintptr_t>(::sbrk(0)) + ahead);
         }
         ::munmap(top, 4096);
+        (void)stack::ensure_recent();  // this thread's table of traces, too, which optimised code may need late
     }
 
     void SetUp() override { the_handler() = &reports; }

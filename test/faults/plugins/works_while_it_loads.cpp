@@ -8,6 +8,7 @@ void work() {
     std::pmr::memory_resource* const heap = std::pmr::get_default_resource();
     void* const p = heap->allocate(100);
     heap->deallocate(p, 50);
+    asm volatile("");  // no tail call: this function is to be in the trace
 }
 
 [[maybe_unused]] const int loaded = (std::thread(work).join(), 0);

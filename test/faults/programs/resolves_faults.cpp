@@ -88,14 +88,14 @@ int main(int, char** argv) {
     use_the_barrier();
     std::printf("%d resolved\n", resolved);
     std::fflush(stdout);
-    char* late = nullptr;
+    static char* late;  // jumps leave it alone
     if (nobodys) {
         late = static_cast<char*>(::mmap(nullptr, page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     } else {
         std::pmr::vector<char> v(100'000, &heap);
         late = v.data();
     }
-    static int times;  // jumps leave it alone
+    static int times;  // as well
     for (; times < 3; ++times) {
         if (sigsetjmp(back, 1) == 0) {
 #if defined(__x86_64__)
