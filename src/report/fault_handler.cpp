@@ -11,6 +11,7 @@
 #include "report/dispatch.hpp"
 #include "report/repeats.hpp"
 #include "report/text.hpp"
+#include "report/wording.hpp"
 #include "stack/interrupted.hpp"
 
 #include <cstddef>
@@ -196,9 +197,7 @@ void look_for_early_use(void* context) {
     }
     if (seen.before_main) {
         r.fault_cause = "resource used before its construction, its object is still zero";
-        r.hint =
-            "statics of different files are constructed in no defined order: make the resource a static of a function "
-            "that returns it";
+        r.hint = detail::hint_of_early_use;
     } else {
         r.fault_cause = "resource that is not constructed, or was overwritten: its object is zero";
         r.hint = "look at where the resource is constructed, and what else writes there";

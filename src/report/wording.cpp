@@ -265,7 +265,10 @@ void write_headline(writer& out, const report& r) noexcept {
             out.text(" belongs to thread ").number(r.other_thread).text(", but was used by thread ").number(r.thread);
             break;
         case error_kind::destroyed_resource: {
-            if (r.pointer != nullptr && !r.faulted) {
+            if (!r.faulted && !r.fault_cause.empty()) {
+                write_short_name(out, r.resource);
+                out.text(" was ").text(r.fault_cause);
+            } else if (r.pointer != nullptr && !r.faulted) {
                 write_block(out, r);
                 out.text(" was freed after the destruction of ");
                 write_short_name(out, is_dead(r.owner) ? r.owner : r.resource);

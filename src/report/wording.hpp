@@ -10,6 +10,10 @@
 
 namespace pmr_debug::detail {
 
+inline constexpr std::string_view hint_of_early_use =
+    "statics of different files are constructed in no defined order: make the resource a static of a function that "
+    "returns it";
+
 /// Effects: writes the kind and one sentence with the numbers that matter, as in
 ///   `double_free: 64-byte block 0x7f0000001040 was freed twice`.
 void write_headline(writer& out, const report& r) noexcept;

@@ -2,7 +2,10 @@
 
 #include "metadata/remains.hpp"
 #include "report/copies.hpp"
+#include "report/wording.hpp"
 #include "resources/leak_listing.hpp"
+
+#include <cstring>
 
 namespace pmr_debug::detail {
 
@@ -227,6 +230,13 @@ void report_destroyed(const void* address, std::string_view type, const void* p,
     if (record == nullptr) {
         r.resource.type = type;
         r.resource.address = address;
+        // Whoever was constructed has left a pointer to virtual functions behind.
+        const void* functions = nullptr;
+        std::memcpy(&functions, address, sizeof functions);
+        if (functions == nullptr) {
+            r.fault_cause = "used before its construction, its object is still zero";
+            r.hint = hint_of_early_use;
+        }
     }
     raise(nobody, r);
 }

@@ -154,6 +154,11 @@ TEST(signals, a_resource_that_is_used_before_its_construction_is_no_null_pointer
     const outcome o = run("used_before_made");
     EXPECT_EQ(o.signal, SIGSEGV) << o.err;
     EXPECT_TRUE(o.says("was read: resource used before its construction, its object is still zero")) << o.err;
+    // This one's function, if it is called, sees it itself.
+    const outcome page = run("used_before_made_page");
+    EXPECT_NE(page.signal, 0) << page.err;
+    EXPECT_TRUE(page.says("used before its construction, its object is still zero")) << page.err;
+    EXPECT_FALSE(page.says("after its destruction")) << page.err;
 }
 
 }  // namespace
