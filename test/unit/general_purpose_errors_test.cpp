@@ -107,6 +107,9 @@ TYPED_TEST(general_purpose_errors, double_free_of_a_large_block) {
         GTEST_SKIP() << "a large block is given up at once";
     }
     for (const std::size_t bytes : {large, huge}) {
+        if (bytes == huge && this->rules.freed == reuse::quarantined) {
+            continue;  // more than the budget for freed memory: forgotten at once
+        }
         this->errors.clear();
         void* const a = allocates_the_block(*this->heap, bytes, 16);
         frees_it_first(*this->heap, a, bytes, 16);
