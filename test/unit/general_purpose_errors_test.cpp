@@ -107,7 +107,7 @@ TYPED_TEST(general_purpose_errors, double_free_of_a_large_block) {
         GTEST_SKIP() << "a large block is given up at once";
     }
     for (const std::size_t bytes : {large, huge}) {
-        if (bytes == huge && this->rules.freed == reuse::quarantined) {
+        if (bytes == huge && this->rules.freed == pmr_debug::reuse::quarantined) {
             continue;  // more than the budget for freed memory: forgotten at once
         }
         this->errors.clear();

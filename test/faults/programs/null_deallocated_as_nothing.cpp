@@ -24,7 +24,8 @@ int main(int argc, char**) {
     for (std::pmr::memory_resource* const r : all) {
         r->deallocate(nothing, bytes, 1);
     }
-    for (volatile int again = 0; again < 3; again = again + 1) {  // not unrolled: one call, so one place
+    volatile const int times = 3;
+    for (int again = 0; again < times; ++again) {  // not unrolled: one call, so one place
         general.deallocate(nothing, bytes);
     }
     std::printf("%zu", std::size(all));
