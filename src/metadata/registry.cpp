@@ -8,6 +8,7 @@
 #include "os/thread.hpp"
 
 #include <cstring>
+#include <memory_resource>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -668,7 +669,8 @@ way_down way_from(const resource_record& top) noexcept {
         }
         next = r->upstream;
     }
-    way.leads_elsewhere = next != nullptr && find_living(next) == nullptr;
+    // What global new gives is nobody's block of ours, unless global new itself stands on one.
+    way.leads_elsewhere = next != nullptr && next != std::pmr::new_delete_resource() && find_living(next) == nullptr;
     return way;
 }
 

@@ -91,11 +91,15 @@ canary_quarantine::outcome canary_quarantine::put(const retired_block& b, retire
     ++totals_.blocks;
     passed_ += charge(b);
     if (passed_ >= settle_step) {
-        passed_ = 0;
-        const std::size_t held = held_->load(std::memory_order_relaxed);
-        allowed_ = share_.settle(charged_, held > totals_.bytes ? held - totals_.bytes : 0);
+        settle_held();
     }
     return take_excess_held(oldest);
+}
+
+void canary_quarantine::settle_held() noexcept {
+    passed_ = 0;
+    const std::size_t held = held_->load(std::memory_order_relaxed);
+    allowed_ = share_.settle(charged_, held > totals_.bytes ? held - totals_.bytes : 0);
 }
 
 canary_quarantine::outcome canary_quarantine::take_excess(retired_block& oldest) noexcept {
@@ -116,7 +120,11 @@ bool canary_quarantine::take_waiting_held(retired_block& b) noexcept {
 
 bool canary_quarantine::take_waiting(retired_block& b) noexcept {
     const os::brief_hold<true> hold(lock_);
-    return take_waiting_held(b);
+    const bool any = take_waiting_held(b);
+    if (!any) {  // it was emptied: others may keep more now
+        settle_held();
+    }
+    return any;
 }
 
 bool canary_quarantine::take_any(retired_block& b) noexcept {

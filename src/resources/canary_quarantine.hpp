@@ -10,6 +10,7 @@
 
 #include <pmr_debug/canary_resource.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -66,7 +67,8 @@ public:
 
     /// True if a block of that many upstream bytes fits at all.
     [[nodiscard]] bool takes(std::size_t bytes) const noexcept {
-        return limit_ > sizeof(retired_block) && bytes <= limit_ - sizeof(retired_block);
+        const std::size_t most = std::min(limit_, share_.limit());
+        return most > sizeof(retired_block) && bytes <= most - sizeof(retired_block);
     }
 
     enum class outcome : std::uint8_t {
@@ -141,6 +143,7 @@ private:
     [[nodiscard]] bool has_excess() const noexcept { return charged_ > allowed_ || totals_.blocks > limit_blocks_; }
     void leave_held(const retired_block& b) noexcept;
     void keep_held(const retired_block& b) noexcept;
+    void settle_held() noexcept;
     [[nodiscard]] bool take_waiting_held(retired_block& b) noexcept;
     void prefetch_held() const noexcept;
     outcome take_excess_held(retired_block& oldest) noexcept;

@@ -20,8 +20,9 @@ namespace pmr_debug::detail {
 
 namespace {
 
-/// Units whose pages are given back, for one that is made.
+/// Units whose pages are given back, and that are looked at, for one that is made.
 constexpr unsigned most_trims = 8;
+constexpr unsigned most_looks = 32;
 /// Freed bytes after which it is worth to count again, at least.
 constexpr std::size_t least_between_counts = std::size_t{1} << 16;
 
@@ -72,7 +73,9 @@ std::size_t excess(general_purpose_core& core) noexcept {
     std::size_t freed = freed_estimate(core, now);
     std::size_t limit = core.share.settle(core.untrapped_bytes + freed, now.bytes());
     if (core.untrapped_bytes + freed > limit &&
-        freed_so_far(core, now) - core.counted_at >= std::max(limit / 8, least_between_counts)) {
+        // A count walks all closed units, so it waits for a part of what they hold.
+        freed_so_far(core, now) - core.counted_at >=
+            std::max({limit / 8, core.closed_bytes / 16, least_between_counts})) {
         count_freed(core, now);
         freed = core.freed_counted;
         limit = core.share.settle(core.untrapped_bytes + freed, now.bytes());
@@ -87,7 +90,8 @@ void trim(general_purpose_core& core, guard_lock& hold, std::size_t wanted) noex
         return;
     }
     std::size_t given = 0;
-    for (unsigned trims = 0; trims < most_trims && given < wanted && core.trims_left != 0;) {
+    unsigned looks = 0;
+    for (unsigned trims = 0; trims < most_trims && looks < most_looks && given < wanted && core.trims_left != 0;) {
         unsigned classes = 0;
         while (core.closed[core.trim_class].first == nullptr && classes != size_classes::count) {
             core.trim_class = (core.trim_class + 1) % size_classes::count;
@@ -101,16 +105,19 @@ void trim(general_purpose_core& core, guard_lock& hold, std::size_t wanted) noex
         core.closed[core.trim_class].remove(*u);
         core.closed[core.trim_class].push(*u);
         core.trim_class = (core.trim_class + 1) % size_classes::count;
-        if (u->damaged || !u->unfreed.up()) {
+        // Where nothing was to be had, and nothing was freed since, nothing is.
+        const std::uint32_t left = u->unfreed.left();
+        if (u->damaged || u->futile_at == left || !u->unfreed.up()) {
             continue;
         }
+        ++looks;
+        leave_line(core, *u);
         if (freed_bytes(*u) < unit_page) {  // nothing to be had but records
-            leave_line(core, *u);
             forget_gone(core, *u);
+            u->futile_at = left;
             end_visit(core, hold, *u);
             continue;
         }
-        leave_line(core, *u);
         u->borrowed = true;
         hold.unlock();
         std::size_t now_given = 0;
@@ -126,6 +133,7 @@ void trim(general_purpose_core& core, guard_lock& hold, std::size_t wanted) noex
         if (u->in != nullptr && u->guarded.load(std::memory_order_relaxed) != 0) {
             u->in->holes = true;
         }
+        u->futile_at = left;
         if (now_given != 0) {
             forget_gone(core, *u);
         }

@@ -227,6 +227,7 @@ struct unit : metadata::address_range {
     /// thread may not exist, and the memory stays as it is: it cannot be verified.
     std::atomic<bool> unsettled{false};
     std::uint32_t freed_search = 0;  ///< slot at which the last search for a freed one ended
+    std::uint32_t futile_at = 0;     ///< closed: `unfreed` when its dead pages were last given back, or there were none
     std::uint64_t first_serial = 0;
     std::size_t request = 0;  ///< size as requested of the block in slot 0
     traced_record large_record{};

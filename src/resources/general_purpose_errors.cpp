@@ -34,7 +34,6 @@ void describe_block(const general_purpose_core& core, slot_ref s, report& r) noe
     r.block.address = s.block(core);
     r.block.size = s.requested(core);
     r.block.alignment = std::size_t{1} << record.alignment;
-    r.block.serial = serial_of(s);
     r.block.state = state == slot_state::live ? block_state::live : block_state::freed;
     // The last number stands for all later ones, too.
     constexpr std::uint16_t late = late_threads;
@@ -44,11 +43,20 @@ void describe_block(const general_purpose_core& core, slot_ref s, report& r) noe
         r.block.late_free_thread = record.free_thread == late;
         r.block.free_thread = r.block.late_free_thread ? 0 : record.free_thread;
     }
+    r.block.serial = serial_of(s);
     if (const slot_history* const h = s.owner->history.load(std::memory_order_acquire);
         h != nullptr && h[s.index].owners > 1) {
-        r.block.owners = static_cast<std::uint32_t>(h[s.index].owners);
-        r.former_allocated = h[s.index].former_allocated;
-        r.former_freed = h[s.index].former_freed;
+        // A slot that is ready has the history of an owner that is still to come, and the record of the one before,
+        // whose number is not known any more unless it was the first.
+        const bool is_to_come = state == slot_state::ready;
+        const auto owners = static_cast<std::uint32_t>(h[s.index].owners) - (is_to_come ? 1U : 0U);
+        r.block.owners = owners > 1 ? owners : r.block.owners;
+        if (is_to_come) {
+            r.block.serial = owners == 1 ? s.owner->first_serial + s.index : 0;
+        } else {
+            r.former_allocated = h[s.index].former_allocated;
+            r.former_freed = h[s.index].former_freed;
+        }
     }
     if (has_traces(core)) {
         const auto& traced = static_cast<const traced_record&>(record);
@@ -419,9 +427,17 @@ std::size_t verify_rest(general_purpose_core& core, unit& u) noexcept {
         return damaged;
     }
     if (u.again.load(std::memory_order_acquire)) {
-        for (std::uint32_t i = 0; i < u.capacity; ++i) {
-            if (const slot_ref s{&u, i}; s.record(core).state.load(std::memory_order_acquire) == slot_state::ready) {
-                verify(s.address(), s.address() + u.slot_size, fresh_byte);
+        // In a unit that is borrowed from its line, a slot that is ready is about to be handed out by another thread.
+        for (std::uint32_t i = 0; i < u.capacity && !u.borrowed; ++i) {
+            const slot_ref s{&u, i};
+            if (s.record(core).state.load(std::memory_order_acquire) == slot_state::ready &&
+                !all_bytes(s.address(), u.slot_size, fresh_byte)) {
+                report r = report_of(core.record, error_kind::write_after_free);
+                describe_block(core, s, r);
+                note_damage(s.address(), u.slot_size, fresh_byte, r);
+                fill_memory(core, s.address(), fresh_byte, u.slot_size);  // reported once
+                raise_from(core, r);
+                ++damaged;
             }
         }
         verify(reinterpret_cast<unsigned char*>(u.slots_end()), rest_end(u), fresh_byte);

@@ -107,6 +107,7 @@ bool reopen_closed(general_purpose_core& core, thread_cache& cache, unsigned cls
         }
         if (unit* const u = take_oldest(core, cls); u != nullptr) {
             core.reclaimed += freed_bytes(*u);
+            u->futile_at = 0;
             u->again.store(true, std::memory_order_release);
             u->scan = 0;
             u->next.store(0, std::memory_order_relaxed);
@@ -135,8 +136,13 @@ void unready(general_purpose_core& core, unit& u) noexcept {
         if (core.rules.fill) {
             fill_memory(core, slot_ref{&u, i}.address(), freed_byte, u.slot_size);
         }
+        if (slot_history* const all = u.history.load(std::memory_order_relaxed); all != nullptr) {
+            const std::uint64_t owners = all[i].owners;
+            all[i].owners = static_cast<std::uint16_t>(owners - (owners == 2 ? 2 : 1));  // nobody had it
+        }
         slot_ref{&u, i}.record(core).state.store(slot_state::freed, std::memory_order_release);
     }
+    core.reused_slots.fetch_sub(behind - u.next.load(std::memory_order_relaxed), std::memory_order_relaxed);
     u.next.store(behind, std::memory_order_relaxed);
 }
 
