@@ -133,6 +133,7 @@ bool canary_quarantine::take_any(retired_block& b) noexcept {
         return true;
     }
     if (damaged_.empty()) {
+        settle_held();
         return false;
     }
     b = damaged_.pop();

@@ -176,4 +176,50 @@ TEST(general_purpose_used_again, within_the_budget_no_address_is_handed_out_twic
     }
 }
 
+// Some slots are made ready at a time; until one is handed out, the block before is its latest owner.
+TEST(general_purpose_ready, a_slot_that_nobody_has_yet_is_told_of_as_its_last_owners) {
+    collecting_handler errors;
+    page_resource pages;
+    general_purpose_resource heap(&pages, {.handler = &errors, .quarantine_bytes = 0});
+    std::vector<unsigned char*> all;
+    for (int i = 0; i < 20'000; ++i) {
+        all.push_back(static_cast<unsigned char*>(heap.allocate(48, 8)));
+    }
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        if (i % 8 != 0) {
+            heap.deallocate(all[i], 48, 8);
+        }
+    }
+    unsigned char* reused = nullptr;
+    for (int n = 0; n < 20'000 && heap.stats().reused_slots == 0; ++n) {
+        reused = static_cast<unsigned char*>(heap.allocate(48, 8));
+    }
+    ASSERT_GT(heap.stats().reused_slots, 0U);
+    unsigned char* ready = nullptr;
+    for (std::size_t i = 1; i < all.size() && ready == nullptr; ++i) {
+        ready = i % 8 != 0 && all[i] != reused && all[i][0] == 0xAA ? all[i] : nullptr;
+    }
+    ASSERT_NE(ready, nullptr);
+    heap.deallocate(ready, 48, 8);
+    ASSERT_EQ(errors.count(), 1U);
+    EXPECT_EQ(errors[0].facts.kind, error_kind::double_free);
+    EXPECT_EQ(errors[0].facts.block.owners, 1U);
+    EXPECT_NE(errors[0].facts.block.serial, 0U);
+    EXPECT_EQ(errors[0].facts.former_allocated, pmr_debug::trace_id::none);
+    EXPECT_EQ(errors[0].text.find("used again"), std::string_view::npos) << errors[0].text;
+    ready[5] = 0x55;
+    EXPECT_EQ(heap.check(), 1U);
+    ASSERT_EQ(errors.count(), 2U);
+    EXPECT_EQ(errors[1].facts.kind, error_kind::write_after_free);
+    EXPECT_EQ(errors[1].facts.block.address, ready);
+    EXPECT_EQ(errors[1].facts.first_bad, ready + 5);
+    EXPECT_EQ(heap.check(), 0U) << "told once";
+    heap.deallocate(reused, 48, 8);
+    for (std::size_t i = 0; i < all.size(); i += 8) {
+        heap.deallocate(all[i], 48, 8);
+    }
+    errors.clear();
+    heap.report_leaks();  // those that were handed out on the way
+}
+
 }  // namespace
