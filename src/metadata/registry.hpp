@@ -208,8 +208,8 @@ struct block_below {
 };
 
 /// Effects: \p self has listed blocks as leaks, which as blocks of its direct upstream are \p blocks. Each resource of
-///   the chain notes its own, down to the first that hands out parts of larger blocks. Where the chain leads through one
-///   that is none of this library's, it goes on with whoever has that very block, if somebody has. Null is allowed.
+///   the chain notes its own, down to the first that hands out parts of larger blocks. Where the chain leads through
+///   one that is none of this library's, it goes on with whoever has that very block, if somebody has. Null is allowed.
 ///   Preconditions: none of the resources' locks is held.
 void tell_below(const resource_record* self, std::span<const block_below> blocks) noexcept;
 
