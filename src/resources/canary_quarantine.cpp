@@ -98,6 +98,9 @@ canary_quarantine::outcome canary_quarantine::put(const retired_block& b, retire
 
 void canary_quarantine::settle_held() noexcept {
     passed_ = 0;
+    if (held_ == nullptr) {
+        return;  // never opened: nothing waits by this policy
+    }
     const std::size_t held = held_->load(std::memory_order_relaxed);
     allowed_ = share_.settle(charged_, held > totals_.bytes ? held - totals_.bytes : 0);
 }
