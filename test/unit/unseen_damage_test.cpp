@@ -202,6 +202,25 @@ TEST(unseen_damage, a_write_to_rewound_memory_of_a_chunk_that_goes_back) {
     EXPECT_EQ(errors[0].facts.pointer, static_cast<unsigned char*>(block) + 1'000);
 }
 
+// A rewind looks a little way ahead only; of a chunk that it gives up all is looked at.
+TEST(unseen_damage, a_write_far_into_rewound_memory_of_a_chunk_that_a_rewind_gives_up) {
+    collecting_handler errors;
+    pmr_debug::temp_resource<> arena(
+        {.handler = &errors, .first_chunk_bytes = std::size_t{1} << 17, .quarantine_bytes = 0});
+    EXPECT_NE(arena.allocate(100, 8), nullptr);
+    pmr_debug::temp_mark in_the_first(arena);
+    EXPECT_NE(arena.allocate(std::size_t{1} << 17, 8), nullptr);  // in the second chunk, which has room for more
+    pmr_debug::temp_mark in_the_second(arena);
+    void* const block = arena.allocate(40'000, 8);
+    arena.rewind(in_the_second);
+    spoil(block, 30'000);
+    EXPECT_EQ(errors.count(), 0U);
+    arena.rewind(in_the_first);
+    ASSERT_EQ(errors.count(), 1U);
+    EXPECT_EQ(errors[0].facts.kind, error_kind::use_after_free) << errors[0].text;
+    EXPECT_EQ(errors[0].facts.block.address, block);
+}
+
 // A span that is dead, beside spans that live: it is trapped without them, and verified as they would be.
 TEST(unseen_damage, a_write_after_free_to_a_span_that_is_trapped_alone) {
     constexpr std::size_t bytes = 1'000;
