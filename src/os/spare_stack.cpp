@@ -233,6 +233,14 @@ bool prepare_spare_stack() noexcept {
     return true;
 }
 
+void give_back_spare_stacks() noexcept {
+    for (std::atomic<void*>& place : unused) {
+        if (void* const range = place.exchange(nullptr, std::memory_order_acquire); range != nullptr) {
+            unmap(range, range_bytes());
+        }
+    }
+}
+
 #else
 
 bool on_spare_stack(void (*step)(void* context), void* context) noexcept {
@@ -244,14 +252,8 @@ bool prepare_spare_stack() noexcept {
     return true;
 }
 
-#endif
+void give_back_spare_stacks() noexcept {}
 
-void give_back_spare_stacks() noexcept {
-    for (std::atomic<void*>& place : unused) {
-        if (void* const range = place.exchange(nullptr, std::memory_order_acquire); range != nullptr) {
-            unmap(range, range_bytes());
-        }
-    }
-}
+#endif
 
 }  // namespace pmr_debug::os
