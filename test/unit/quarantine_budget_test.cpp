@@ -19,6 +19,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <memory_resource>
 #include <string>
 #include <vector>
 
@@ -149,8 +150,9 @@ TEST(quarantine_budget, resources_keep_together_what_one_may) {
 
 TEST(quarantine_budget, is_what_canaries_keep_to) {
     const std::size_t before = quarantine_now().kept;
-    pmr_debug::canary_resource first;
-    pmr_debug::canary_resource second;
+    std::pmr::monotonic_buffer_resource memory;
+    pmr_debug::canary_resource first(&memory);
+    pmr_debug::canary_resource second(&memory);
     for (pmr_debug::canary_resource* const r : {&first, &second}) {
         for (int i = 0; i < 1'000; ++i) {
             r->deallocate(r->allocate(20'000), 20'000);
