@@ -167,7 +167,11 @@ bool block_reporter::is_anothers(const void* p, std::size_t bytes, std::size_t a
     }
     metadata::owned_block theirs;
     const resource_ref owner = other_owner(p, bytes, alignment, self, theirs);
-    if (owner.id == 0) {
+    // What the upstream gave for this very block may look like what was given: a block of no bytes takes one of it.
+    const metadata::block_below mine = below_of != nullptr ? below_of(core, known) : metadata::block_below{};
+    const bool is_its_memory =
+        known.size != bytes && theirs.block.address == mine.base && theirs.block.size == mine.bytes;
+    if (owner.id == 0 || is_its_memory) {
         return false;
     }
     report r = call_report(self, error_kind::wrong_resource, p, bytes, alignment);

@@ -139,4 +139,16 @@ INSTANTIATE_TEST_SUITE_P(all, others_block, ::testing::Range(std::size_t{0}, std
     return std::string(makers()[pair.param / 5].name) + "_and_" + makers()[pair.param % 5].name;
 });
 
+// A canary without guards asks its upstream for one byte where it is asked for none.
+TEST(others_block_of_no_bytes, the_upstreams_byte_is_its_own) {
+    collecting_handler errors;
+    tracking_resource below({.handler = &errors});
+    basic_canary_resource<policy{.guard_bytes = 0, .fill = false}> canary(&below, {.handler = &errors});
+    void* const p = canary.allocate(0, 1);
+    canary.deallocate(p, 1, 1);
+    ASSERT_EQ(errors.count(), 1U);
+    EXPECT_EQ(errors[0].facts.kind, error_kind::size_mismatch) << errors[0].text;
+    EXPECT_EQ(canary.stats().live_blocks, 0U);
+}
+
 }  // namespace
