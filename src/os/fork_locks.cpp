@@ -1,6 +1,6 @@
 #include "os/fork_locks.hpp"
-#include "os/guarded.hpp"
 
+#include "os/guarded.hpp"
 #include "os/processor.hpp"
 
 #include <pthread.h>

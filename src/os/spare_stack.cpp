@@ -1,6 +1,6 @@
 #include "os/spare_stack.hpp"
-#include "os/guarded.hpp"
 
+#include "os/guarded.hpp"
 #include "os/other_tools.hpp"
 #include "os/virtual_memory.hpp"
 

@@ -9,6 +9,10 @@
 
 namespace pmr_debug::detail {
 
+[[nodiscard]] inline std::size_t bytes_between(const unsigned char* from, const unsigned char* to) noexcept {
+    return static_cast<std::size_t>(to - from);
+}
+
 #if PMR_DEBUG_INSTRUMENTED
 
 /// As below, and not seen by the sanitizer.

@@ -62,29 +62,28 @@ void end_visit(general_purpose_core& core, guard_lock& hold, unit& u) noexcept {
     }
 }
 
-}  // namespace
-
-std::size_t history_memory(const unit& u) noexcept {
-    return u.capacity * sizeof(slot_history);
-}
-
-std::size_t excess(general_purpose_core& core) noexcept {
-    const live_totals now = sum_caches(core);
-    std::size_t freed = freed_estimate(core, now);
-    std::size_t limit = core.share.settle(core.untrapped_bytes + freed, now.bytes());
-    if (core.untrapped_bytes + freed > limit &&
-        // A count walks all closed units, so it waits for a part of what they hold.
-        freed_so_far(core, now) - core.counted_at >=
-            std::max({limit / 8, core.closed_bytes / 16, least_between_counts})) {
-        count_freed(core, now);
-        freed = core.freed_counted;
-        limit = core.share.settle(core.untrapped_bytes + freed, now.bytes());
+/// Effects: verifies the dead pages of \p u, which is in no line, and gives them back. Returns: bytes. Lock held;
+/// released meanwhile.
+std::size_t give_dead_pages_back(general_purpose_core& core, guard_lock& hold, unit& u) noexcept {
+    u.borrowed = true;
+    hold.unlock();
+    std::size_t given = 0;
+    const page_set dead = dead_pages(core, u);
+    if (dead != 0 && verify_pages(core, u, dead)) {
+        u.unsettle();
+        given = give_pages_back(core, u, dead);
+        u.settle();
     }
-    core.unsettled = 0;
-    const std::size_t kept = core.untrapped_bytes + freed;
-    return kept > limit ? kept - limit : 0;
+    hold.lock();
+    u.borrowed = false;
+    if (u.in != nullptr && u.guarded.load(std::memory_order_relaxed) != 0) {
+        u.in->holes = true;
+    }
+    return given;
 }
 
+/// Effects: gives the dead pages of closed units back, the oldest of a class first, a class after the other, until
+/// \p wanted bytes are, or it has been tried often enough. Lock held; released meanwhile.
 void trim(general_purpose_core& core, guard_lock& hold, std::size_t wanted) noexcept {
     if (!core.discards) {
         return;
@@ -112,35 +111,46 @@ void trim(general_purpose_core& core, guard_lock& hold, std::size_t wanted) noex
         }
         ++looks;
         leave_line(core, *u);
-        if (freed_bytes(*u) < unit_page) {  // nothing to be had but records
-            forget_gone(core, *u);
-            u->futile_at = left;
-            end_visit(core, hold, *u);
-            continue;
-        }
-        u->borrowed = true;
-        hold.unlock();
-        std::size_t now_given = 0;
-        const page_set dead = dead_pages(core, *u);
-        if (dead != 0 && verify_pages(core, *u, dead)) {
-            u->unsettle();
-            now_given = give_pages_back(core, *u, dead);
-            u->settle();
-            ++trims;
-        }
-        hold.lock();
-        u->borrowed = false;
-        if (u->in != nullptr && u->guarded.load(std::memory_order_relaxed) != 0) {
-            u->in->holes = true;
-        }
+        const bool only_records = freed_bytes(*u) < unit_page;
+        const std::size_t now_given = only_records ? 0 : give_dead_pages_back(core, hold, *u);
         u->futile_at = left;
-        if (now_given != 0) {
+        if (only_records || now_given != 0) {
             forget_gone(core, *u);
         }
+        trims += now_given != 0 ? 1 : 0;
         given += now_given;
         core.reclaimed += now_given;
         end_visit(core, hold, *u);
     }
+}
+
+}  // namespace
+
+std::size_t history_memory(const unit& u) noexcept {
+    return u.capacity * sizeof(slot_history);
+}
+
+std::size_t excess(general_purpose_core& core) noexcept {
+    const live_totals now = sum_caches(core);
+    std::size_t freed = freed_estimate(core, now);
+    std::size_t limit = core.share.settle(core.untrapped_bytes + freed, now.bytes());
+    if (core.untrapped_bytes + freed > limit &&
+        // A count walks all closed units, so it waits for a part of what they hold.
+        freed_so_far(core, now) - core.counted_at >=
+            std::max({limit / 8, core.closed_bytes / 16, least_between_counts})) {
+        count_freed(core, now);
+        freed = core.freed_counted;
+        limit = core.share.settle(core.untrapped_bytes + freed, now.bytes());
+    }
+    core.unsettled = 0;
+    const std::size_t kept = core.untrapped_bytes + freed;
+    return kept > limit ? kept - limit : 0;
+}
+
+void come_down(general_purpose_core& core, guard_lock& hold, std::size_t too_much) noexcept {
+    const std::size_t wanted = std::min(too_much, 4 * largest_unit);
+    trap_pending(core, hold, wanted);
+    trim(core, hold, wanted);
 }
 
 void close_unit(general_purpose_core& core, unit& u) noexcept {
@@ -199,16 +209,17 @@ void leave_line(general_purpose_core& core, unit& u) noexcept {
     }
 }
 
-std::size_t kept_freed(general_purpose_core& core) noexcept {
+std::size_t kept_freed(const general_purpose_core& core, const live_totals& now) noexcept {
     if (core.rules.freed == reuse::immediate) {
-        const std::size_t live = static_cast<std::size_t>(sum_caches(core).bytes());
+        const auto live = static_cast<std::size_t>(now.bytes());
         return core.closed_bytes > live ? core.closed_bytes - live : 0;
     }
-    return freed_estimate(core, sum_caches(core));
+    return freed_estimate(core, now);
 }
 
 void settle_quarantine(general_purpose_core& core) noexcept {
-    core.share.settle(core.untrapped_bytes + kept_freed(core), sum_caches(core).bytes());
+    const live_totals now = sum_caches(core);
+    core.share.settle(core.untrapped_bytes + kept_freed(core, now), now.bytes());
     core.unsettled = 0;
 }
 
@@ -231,9 +242,7 @@ void few_left(general_purpose_core& core, std::uintptr_t address) noexcept {
         return;
     }
     if (const std::size_t too_much = excess(core); too_much != 0) {
-        const std::size_t wanted = std::min(too_much, 4 * largest_unit);
-        trap_pending(core, hold, wanted);
-        trim(core, hold, wanted);
+        come_down(core, hold, too_much);
     }
 }
 

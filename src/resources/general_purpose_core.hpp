@@ -563,7 +563,7 @@ slot_ref take_freed_slot(general_purpose_core& core, unsigned cls, std::size_t a
 void few_left(general_purpose_core& core, std::uintptr_t address) noexcept;
 
 /// Bytes of freed slots in units that live, or more. Lock held.
-[[nodiscard]] std::size_t kept_freed(general_purpose_core& core) noexcept;
+[[nodiscard]] std::size_t kept_freed(const general_purpose_core& core, const live_totals& now) noexcept;
 
 /// True if the freed bytes of slot \p index hold their fill. Pages that were given back are not looked at.
 [[nodiscard]] bool freed_intact(const general_purpose_core& core, const unit& u, std::uint32_t index) noexcept;

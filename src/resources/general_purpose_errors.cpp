@@ -157,10 +157,6 @@ bool report_other_owner(general_purpose_core& core, void* p, std::size_t bytes, 
     return true;
 }
 
-std::size_t bytes_between(const unsigned char* from, const unsigned char* to) noexcept {
-    return static_cast<std::size_t>(to - from);
-}
-
 /// Effects: counts and notes the bytes of [p, p + n) that are not \p expected.
 PMR_DEBUG_UNSEEN_BY_ASAN void note_damage(const unsigned char* p, std::size_t n, unsigned char expected,
                                           report& r) noexcept {

@@ -154,9 +154,9 @@ void unready(general_purpose_core& core, unit& u) noexcept;
 /// Returns: the bytes by which what is kept of freed memory exceeds what may be. Lock held.
 [[nodiscard]] std::size_t excess(general_purpose_core& core) noexcept;
 
-/// Effects: gives the dead pages of closed units back, the oldest of a class first, a class after the other, until
-/// \p wanted bytes are, or it has been tried often enough. Lock held; released meanwhile.
-void trim(general_purpose_core& core, guard_lock& hold, std::size_t wanted) noexcept;
+/// Effects: traps retired units and gives dead pages of closed ones back, so that what is kept comes down by some of
+/// \p too_much: by more than a new unit takes. Lock held; released meanwhile.
+void come_down(general_purpose_core& core, guard_lock& hold, std::size_t too_much) noexcept;
 
 /// Effects: all slots of the unit were handed out: puts it in line, unless it is dead. Lock held.
 void close_unit(general_purpose_core& core, unit& u) noexcept;

@@ -41,10 +41,6 @@ struct page_parts {
     return {start, within(u.first), within(u.slots_end()), std::max(start, end)};
 }
 
-[[nodiscard]] std::size_t bytes_between(const unsigned char* from, const unsigned char* to) noexcept {
-    return static_cast<std::size_t>(to - from);
-}
-
 /// True if slot \p i is freed, whether or not that is still on record.
 [[nodiscard]] bool is_dead(const general_purpose_core& core, unit& u, std::uint32_t i) noexcept {
     return slot_ref{&u, i}.record(core).state.load(std::memory_order_acquire) == slot_state::freed ||
@@ -65,6 +61,18 @@ bool holds_fills(const general_purpose_core& core, const unit& u, unsigned i) no
     return (!core.rules.fill || all_bytes(p.slots, bytes_between(p.slots, p.rest), freed_byte)) &&
            (!fills(core) || (all_bytes(p.front, bytes_between(p.front, p.slots), fresh_byte) &&
                              (!u.zeroed || all_bytes(p.rest, bytes_between(p.rest, p.end), 0))));
+}
+
+/// The pages, of those that were not given back, all of whose slots are as \p wanted says.
+template <class Wanted>
+[[nodiscard]] page_set pages_that_hold_only(const unit& u, Wanted&& wanted) noexcept {
+    page_set pages = all_pages(u) & static_cast<page_set>(~u.gone.load(std::memory_order_relaxed));
+    for (std::uint32_t i = 0; i < u.capacity && pages != 0; ++i) {
+        if (!wanted(i)) {
+            pages &= static_cast<page_set>(~pages_of(u, i));
+        }
+    }
+    return pages;
 }
 
 }  // namespace
@@ -119,22 +127,12 @@ void forget_gone(general_purpose_core& core, unit& u) noexcept {
 }
 
 page_set dead_pages(const general_purpose_core& core, unit& u) noexcept {
-    page_set dead = all_pages(u) & static_cast<page_set>(~u.gone.load(std::memory_order_relaxed));
-    for (std::uint32_t i = 0; i < u.capacity && dead != 0; ++i) {
-        if (!is_dead(core, u, i)) {
-            dead &= static_cast<page_set>(~pages_of(u, i));
-        }
-    }
-    return dead;
+    return pages_that_hold_only(u, [&](std::uint32_t i) noexcept { return is_dead(core, u, i); });
 }
 
 page_set free_pages(const general_purpose_core& core, const unit& u) noexcept {
-    page_set dead = all_pages(u) & static_cast<page_set>(~u.gone.load(std::memory_order_relaxed));
-    for (std::uint32_t i = 0; i < u.capacity && dead != 0; ++i) {
-        if ((u.free_bits[i / 64].load() >> (i % 64) & 1U) == 0) {
-            dead &= static_cast<page_set>(~pages_of(u, i));
-        }
-    }
+    page_set dead = pages_that_hold_only(
+        u, [&](std::uint32_t i) noexcept { return (u.free_bits[i / 64].load() >> (i % 64) & 1U) != 0; });
     for (unsigned i = 0; i < 16; ++i) {
         if ((dead >> i & 1U) != 0 && !holds_fills(core, u, i)) {
             dead &= static_cast<page_set>(~(1U << i));

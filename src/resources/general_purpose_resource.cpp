@@ -7,8 +7,8 @@
 #include "resources/chain_check.hpp"
 #include "resources/general_purpose_core.hpp"
 #include "resources/general_purpose_engine.hpp"
+#include "resources/general_purpose_pages.hpp"
 
-#include <bit>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -309,15 +309,14 @@ statistics general_purpose_resource_base::stats() const noexcept {
             const bool all = u->large || u->again.load(std::memory_order_relaxed);
             const std::size_t used =
                 all ? u->size : u->front() + std::size_t{u->prepared.load(std::memory_order_relaxed)} * u->slot_size;
-            const auto gone = static_cast<std::size_t>(std::popcount(u->gone.load(std::memory_order_relaxed)))
-                              << metadata::address_map::page_bits;
+            const std::size_t gone = detail::bytes_in(u->gone.load(std::memory_order_relaxed));
             s.resident_bytes += used > gone ? used - gone : 0;
         }
     }
     s.resident_bytes += core.warm_count * detail::slab::size;
     s.overhead_bytes = core.memory->used() - core.dropped_records;
     s.reused_slots = core.reused_slots.load(std::memory_order_relaxed);
-    s.quarantined_bytes = core.untrapped_bytes + detail::kept_freed(core);
+    s.quarantined_bytes = core.untrapped_bytes + detail::kept_freed(core, now);
     s.quarantine_limit = core.share.limit();
     return s;
 }

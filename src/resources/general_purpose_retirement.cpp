@@ -5,10 +5,9 @@
 //                                                                                                 v
 //          retired list (first in, first out) ──> records forgotten ──> in need: memory used again
 
-#include "resources/general_purpose_memory.hpp"
+#include "resources/general_purpose_pages.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <iterator>
 #include <new>
@@ -300,9 +299,7 @@ void bury(general_purpose_core& core, void* p, std::size_t bytes) noexcept {
 }
 
 void free_records(general_purpose_core& core, unit& u) noexcept {
-    if (const int pages = std::popcount(u.forgotten.load(std::memory_order_relaxed)); pages != 0) {
-        core.dropped_records -= static_cast<std::size_t>(pages) * unit_page;
-    }
+    core.dropped_records -= bytes_in(u.forgotten.load(std::memory_order_relaxed));
     // The pointers stay, for a double free that is on its way to them.
     if (!u.large && u.records != nullptr) {
         bury(core, u.records, record_memory(core, u));

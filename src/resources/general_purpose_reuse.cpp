@@ -118,10 +118,7 @@ bool reopen_closed(general_purpose_core& core, thread_cache& cache, unsigned cls
             cache.current[cls] = u;
             reopened = true;
         } else {
-            // More than the new unit takes, so that what is kept comes down.
-            const std::size_t wanted = std::min(too_much, 4 * largest_unit);
-            trap_pending(core, hold, wanted);
-            trim(core, hold, wanted);
+            come_down(core, hold, too_much);
         }
     }
     if (dead != nullptr) {
