@@ -63,4 +63,14 @@ namespace pmr_debug::detail {
 
 #endif
 
+/// Returns: true if each byte of [p, p + n) is \p value or 0: memory that was given back and, here and there, filled.
+[[nodiscard]] PMR_DEBUG_UNSEEN_BY_ASAN inline bool all_bytes_or_zero(const unsigned char* p, std::size_t n,
+                                                                     unsigned char value) noexcept {
+    bool held = all_bytes(p, n, 0);
+    for (std::size_t i = 0; !held && (p[i] == value || p[i] == 0); ++i) {
+        held = i + 1 == n;
+    }
+    return held;
+}
+
 }  // namespace pmr_debug::detail

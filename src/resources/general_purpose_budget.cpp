@@ -15,6 +15,7 @@
 #include "resources/general_purpose_pages.hpp"
 
 #include <algorithm>
+#include <bit>
 
 namespace pmr_debug::detail {
 
@@ -26,15 +27,26 @@ constexpr unsigned most_looks = 32;
 /// Freed bytes after which it is worth to count again, at least.
 constexpr std::size_t least_between_counts = std::size_t{1} << 16;
 
-/// What all threads freed so far, slack included, or a little more.
+/// What all threads freed so far, slack included, or a little more: above 128 bytes a slot is up to a quarter larger than
+/// its block.
 [[nodiscard]] std::uint64_t freed_so_far(const general_purpose_core& core, const live_totals& now) noexcept {
-    return now.deallocated_bytes + now.deallocations * (core.guard_bytes + size_classes::granularity / 2);
+    return now.deallocated_bytes + now.deallocated_bytes / 8 +
+           now.deallocations * (core.guard_bytes + size_classes::granularity / 2);
 }
 
 /// Bytes of freed slots in closed units, or more.
 [[nodiscard]] std::size_t freed_estimate(const general_purpose_core& core, const live_totals& now) noexcept {
     const std::size_t upper = core.freed_counted + static_cast<std::size_t>(freed_so_far(core, now) - core.counted_at);
     return std::min(core.closed_bytes, upper > core.reclaimed ? upper - core.reclaimed : 0);
+}
+
+/// reuse::immediate.
+[[nodiscard]] std::uint32_t free_slots(const unit& u) noexcept {
+    std::uint32_t free = 0;
+    for (std::uint32_t w = 0; w < u.words(); ++w) {
+        free += static_cast<std::uint32_t>(std::popcount(u.free_bits[w].load(std::memory_order_relaxed)));
+    }
+    return free;
 }
 
 /// Effects: counts them. Lock held.
@@ -169,34 +181,39 @@ void trim_listed(general_purpose_core& core, unit& u) noexcept {
         return;
     }
     const live_totals now = sum_caches(core);
-    const std::size_t live = static_cast<std::size_t>(now.bytes() + now.blocks() * core.guard_bytes);
-    const std::size_t kept = core.closed_bytes > live ? core.closed_bytes - live : 0;
+    const std::size_t kept = kept_freed(core, now);
     if (kept <= core.share.settle(kept, static_cast<std::size_t>(now.bytes()))) {
         return;
     }
-    if (const page_set dead = free_pages(core, u); dead != 0) {
-        core.closed_bytes -= give_pages_back(core, u, dead);
+    // Slots of a listed unit only become free: where their number is the same, they are.
+    if (const std::uint32_t free = free_slots(u); free != u.futile_at) {
+        u.futile_at = free;
+        core.closed_bytes -= give_pages_back(core, u, free_pages(core, u));
     }
 }
 
-void trim_lists(general_purpose_core& core) noexcept {
-    constexpr unsigned most_units = 64;
-    unsigned seen = 0;
-    for (unsigned n = 0; n < size_classes::count && seen < most_units; ++n) {
-        core.trim_class = (core.trim_class + 1) % size_classes::count;
-        unsigned left = most_units;
-        for (unit* u = core.partly_free[core.trim_class]; u != nullptr && left != 0; u = u->queue, --left, ++seen) {
-            if (core.closed_bytes <= core.share.limit()) {
-                return;
-            }
+void trim_lists(general_purpose_core& core, unsigned most) noexcept {
+    unsigned classes = 0;
+    for (unsigned seen = 0; seen < most && core.closed_bytes > core.share.limit();) {
+        if (unit* const u = core.trim_next; u != nullptr) {
+            core.trim_next = u->line_after;
             trim_listed(core, *u);
+            ++seen;
+        } else if (classes != size_classes::count) {
+            core.trim_class = (core.trim_class + 1) % size_classes::count;
+            core.trim_next = core.closed[core.trim_class].first;
+            ++classes;
+        } else {
+            return;
         }
     }
 }
 
 void leave_list(general_purpose_core& core, unit& u) noexcept {
+    core.trim_next = core.trim_next == &u ? u.line_after : core.trim_next;
+    core.closed[u.size_class].remove(u);
+    u.futile_at = 0;
     core.closed_bytes -= u.size - bytes_in(u.gone.load(std::memory_order_relaxed));
-    (void)bring_back(core, u, 0xFFFF);  // not guarded, so that it cannot be refused
 }
 
 void leave_line(general_purpose_core& core, unit& u) noexcept {
@@ -211,7 +228,9 @@ void leave_line(general_purpose_core& core, unit& u) noexcept {
 
 std::size_t kept_freed(const general_purpose_core& core, const live_totals& now) noexcept {
     if (core.rules.freed == reuse::immediate) {
-        const auto live = static_cast<std::size_t>(now.bytes());
+        // Live small blocks, as if all of them were in listed units.
+        const auto all = static_cast<std::size_t>(now.bytes() + now.blocks() * core.guard_bytes);
+        const std::size_t live = all > core.large_bytes ? all - core.large_bytes : 0;
         return core.closed_bytes > live ? core.closed_bytes - live : 0;
     }
     return freed_estimate(core, now);

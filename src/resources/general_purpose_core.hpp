@@ -204,11 +204,12 @@ struct unit : metadata::address_range {
     // Under the lock.
     unit* previous = nullptr;
     unit* following = nullptr;
-    unit* queue = nullptr;  ///< next in the retired, reusable or partly-free list
+    unit* queue = nullptr;  ///< next in the retired or reusable list
     chunk* from = nullptr;
     slab* in = nullptr;  ///< null: trapped by itself
     unit* next_in_slab = nullptr;
-    // Neighbours in the line it stands in: of closed units of its class, or of retired ones that wait for their slab.
+    // Neighbours in the line it stands in: of closed or partly free units of its class, or of retired ones that wait
+    // for their slab.
     unit* line_before = nullptr;
     unit* line_after = nullptr;
     bool pending = false;
@@ -227,7 +228,8 @@ struct unit : metadata::address_range {
     /// thread may not exist, and the memory stays as it is: it cannot be verified.
     std::atomic<bool> unsettled{false};
     std::uint32_t freed_search = 0;  ///< slot at which the last search for a freed one ended
-    std::uint32_t futile_at = 0;     ///< closed: `unfreed` when its dead pages were last given back, or there were none
+    /// In a line: `unfreed` when its dead pages were last given back, or there were none; reuse::immediate: free slots.
+    std::uint32_t futile_at = 0;
     std::uint64_t first_serial = 0;
     std::size_t request = 0;  ///< size as requested of the block in slot 0
     traced_record large_record{};
@@ -399,9 +401,11 @@ struct general_purpose_core {
     unit_line pending;
     std::size_t pending_count = 0;
     // Freed slots in units that live, see general_purpose_budget.cpp.
+    // reuse::immediate: detached units with free slots, which nobody else needs to look at.
     unit_line closed[size_classes::count]{};
-    std::size_t closed_bytes = 0;  ///< of units in those
+    std::size_t closed_bytes = 0;  ///< of units in those; reuse::immediate: that were not given back
     std::size_t closed_count = 0;
+    std::size_t large_bytes = 0;      ///< reuse::immediate: of large blocks that live
     std::size_t freed_counted = 0;    ///< bytes of freed slots when they were last counted
     std::uint64_t counted_at = 0;     ///< what all threads together had freed then, bytes
     std::size_t reclaimed = 0;        ///< bytes used again or given back since
@@ -409,14 +413,14 @@ struct general_purpose_core {
     std::size_t dropped_records = 0;  ///< bytes of records that were given up in units that live
     std::size_t trims_left = 0;       ///< units not yet looked at for dead pages since
     unsigned trim_class = 0;          ///< where the next is looked for
+    unit* trim_next = nullptr;        ///< reuse::immediate: in the line of that class; null: at its end
     std::atomic<std::uint64_t> reused_slots{0};
     metadata::quarantine_share share;
-    std::size_t unsettled = 0;                 ///< bytes retired since the share was settled
-    slab* open_slab = nullptr;                 ///< where the next unit is carved
-    slab* ready_slabs = nullptr;               ///< to be opened next
-    std::size_t warm_count = 0;                ///< of those, slabs with pages; and of slabs that are being moved
-    std::size_t moved_count = 0;               ///< slabs that are a mapping of their own
-    unit* partly_free[size_classes::count]{};  ///< reuse::immediate: detached units with free slots
+    std::size_t unsettled = 0;    ///< bytes retired since the share was settled
+    slab* open_slab = nullptr;    ///< where the next unit is carved
+    slab* ready_slabs = nullptr;  ///< to be opened next
+    std::size_t warm_count = 0;   ///< of those, slabs with pages; and of slabs that are being moved
+    std::size_t moved_count = 0;  ///< slabs that are a mapping of their own
     chunk* chunks = nullptr;
     chunk* departing = nullptr;  ///< off the books, to be returned to the upstream once the lock is released
     buried_piece buried[64]{};
@@ -565,23 +569,26 @@ void few_left(general_purpose_core& core, std::uintptr_t address) noexcept;
 /// Bytes of freed slots in units that live, or more. Lock held.
 [[nodiscard]] std::size_t kept_freed(const general_purpose_core& core, const live_totals& now) noexcept;
 
-/// True if the freed bytes of slot \p index hold their fill. Pages that were given back are not looked at.
+/// True if the freed bytes of slot \p index hold their fill; or zeros, in pages that were given back.
 [[nodiscard]] bool freed_intact(const general_purpose_core& core, const unit& u, std::uint32_t index) noexcept;
 
-/// Calls \p piece(pointer, bytes) for the parts of [from, from + bytes), in unit \p u, whose memory was not given back.
+/// Calls \p piece(pointer, bytes, given_back) for the parts of [from, from + bytes), in unit \p u, that are not
+/// guarded. What was given back is zero, unless somebody wrote to it since; or, memory that is shared with other
+/// processes, as it was.
 template <class Byte, class Piece>
-void for_each_present(const unit& u, Byte* from, std::size_t bytes, Piece&& piece) noexcept {
+void for_each_part(const unit& u, Byte* from, std::size_t bytes, Piece&& piece) noexcept {
     constexpr std::size_t page = std::size_t{1} << metadata::address_map::page_bits;
     const std::uint16_t gone = u.gone.load(std::memory_order_acquire);
     if (gone == 0) {
-        piece(from, bytes);
+        piece(from, bytes, false);
         return;
     }
+    const std::uint16_t guarded = u.guarded.load(std::memory_order_relaxed);
     while (bytes != 0) {
         const std::size_t at = reinterpret_cast<std::uintptr_t>(from) - u.base;
         const std::size_t n = std::min(bytes, page - at % page);
-        if ((gone >> (at / page) & 1U) == 0) {
-            piece(from, n);
+        if ((guarded >> (at / page) & 1U) == 0) {
+            piece(from, n, (gone >> (at / page) & 1U) != 0);
         }
         from += n;
         bytes -= n;

@@ -157,15 +157,15 @@ bool report_other_owner(general_purpose_core& core, void* p, std::size_t bytes, 
     return true;
 }
 
-/// Effects: counts and notes the bytes of [p, p + n) that are not \p expected.
-PMR_DEBUG_UNSEEN_BY_ASAN void note_damage(const unsigned char* p, std::size_t n, unsigned char expected,
-                                          report& r) noexcept {
+/// Effects: counts and notes the bytes of [p, p + n) that are not \p expected; nor 0, where that is allowed.
+PMR_DEBUG_UNSEEN_BY_ASAN void note_damage(const unsigned char* p, std::size_t n, unsigned char expected, report& r,
+                                          bool or_zero = false) noexcept {
     for (std::size_t i = 0; i < n; ++i) {
-        if (p[i] != expected) {
+        if (p[i] != expected && (!or_zero || p[i] != 0)) {
             if (r.first_bad == nullptr) {
                 r.first_bad = p + i;
                 r.bad_value = p[i];
-                r.expected_value = expected;
+                r.expected_value = or_zero ? static_cast<unsigned char>(0) : expected;
             }
             r.bad_bytes += 1;
         }
@@ -175,16 +175,16 @@ PMR_DEBUG_UNSEEN_BY_ASAN void note_damage(const unsigned char* p, std::size_t n,
 void report_invalid(general_purpose_core& core, void* p, std::size_t bytes, std::size_t alignment) noexcept {
     const auto address = reinterpret_cast<std::uintptr_t>(p);
     report r = call_report(core.record, error_kind::invalid_free, p, bytes, alignment);
-    const slot_ref near = nearest_block(core, address);
-    const bool forgotten = is_forgotten(core, address);
-    if (!forgotten && add_former_owner(r, near.owner != nullptr ? near.block(core) : nullptr)) {
-        // Says more than a neighbour.
-    } else if (near.owner != nullptr) {
-        describe_block(core, near, r);
-        r.nearest_only = true;
-    } else if (forgotten) {
+    if (unit_of(core, address) == nullptr && is_forgotten(core, address)) {
         r.kind = error_kind::double_free;
         r.hint = forgotten_hint;
+        raise_from(core, r);
+        return;
+    }
+    const slot_ref near = nearest_block(core, address);
+    if (!add_former_owner(r, near.owner != nullptr ? near.block(core) : nullptr) && near.owner != nullptr) {
+        describe_block(core, near, r);
+        r.nearest_only = true;
     }
     raise_from(core, r);
 }
@@ -386,21 +386,23 @@ std::size_t verify_rest(general_purpose_core& core, unit& u) noexcept {
         if (all >= behind) {
             return;
         }
-        for_each_present(u, all, bytes_between(all, behind), [&](unsigned char* from, std::size_t bytes) noexcept {
-            if (all_bytes(from, bytes, expected)) {
-                return;
-            }
-            report r = stray_write(core, from, from + bytes, expected);
-            if (behind == slot_ref{&u, 0}.address() && was_used(core, {&u, 0})) {
-                // Before the block that was handed out first: its canary, though nobody has the block any more.
-                r = report_of(core.record, error_kind::underrun);
-                describe_block(core, {&u, 0}, r);
-                note_damage(from, bytes, expected, r);
-            }
-            fill_memory(core, from, expected, bytes);  // reported once
-            raise_from(core, r);
-            ++damaged;
-        });
+        for_each_part(u, all, bytes_between(all, behind),
+                      [&](unsigned char* from, std::size_t bytes, bool gone) noexcept {
+                          if (all_bytes(from, bytes, expected) || (gone && all_bytes_or_zero(from, bytes, expected))) {
+                              return;
+                          }
+                          report r = stray_write(core, from, from + bytes, gone ? 0 : expected);
+                          if (behind == slot_ref{&u, 0}.address() && was_used(core, {&u, 0})) {
+                              // Before the block that was handed out first: its canary, though nobody has the block any
+                              // more.
+                              r = report_of(core.record, error_kind::underrun);
+                              describe_block(core, {&u, 0}, r);
+                              note_damage(from, bytes, expected, r, gone);
+                          }
+                          fill_memory(core, from, gone ? 0 : expected, bytes);  // reported once
+                          raise_from(core, r);
+                          ++damaged;
+                      });
     };
     unsigned char* const first = slot_ref{&u, 0}.address();
     const std::uint32_t prepared = u.prepared.load(std::memory_order_relaxed);
@@ -455,8 +457,9 @@ bool verify_freed(general_purpose_core& core, slot_ref s) noexcept {
     }
     report r = report_of(core.record, error_kind::write_after_free);
     describe_block(core, s, r);
-    for_each_present(*s.owner, s.address(), s.owner->slot_bytes(),
-                     [&r](const unsigned char* p, std::size_t n) noexcept { note_damage(p, n, freed_byte, r); });
+    for_each_part(
+        *s.owner, s.address(), s.owner->slot_bytes(),
+        [&r](const unsigned char* p, std::size_t n, bool gone) noexcept { note_damage(p, n, freed_byte, r, gone); });
     s.record(core).state.store(slot_state::damaged, std::memory_order_release);
     s.owner->damaged = true;
     raise_from(core, r);

@@ -168,11 +168,10 @@ void leave_line(general_purpose_core& core, unit& u) noexcept;
 /// kept than may be. Lock held.
 void trim_listed(general_purpose_core& core, unit& u) noexcept;
 
-/// Effects: the same for units of some classes, before memory is taken for another unit. Lock held.
-void trim_lists(general_purpose_core& core) noexcept;
+/// Effects: the same for the next \p most units that are listed, of all classes in turn. Lock held.
+void trim_lists(general_purpose_core& core, unsigned most) noexcept;
 
-/// Effects: reuse::immediate: the unit leaves the list of partly free ones; pages that were given back may be used.
-/// Lock held.
+/// Effects: reuse::immediate: the unit leaves the list of partly free ones. Lock held.
 void leave_list(general_purpose_core& core, unit& u) noexcept;
 
 /// Effects: tells the process's books what is kept. Lock held.

@@ -63,6 +63,19 @@ bool holds_fills(const general_purpose_core& core, const unit& u, unsigned i) no
                              (!u.zeroed || all_bytes(p.rest, bytes_between(p.rest, p.end), 0))));
 }
 
+/// Effects: fills memory that was given back. What somebody wrote to it meanwhile stays, to be found when it is
+/// verified.
+PMR_DEBUG_UNSEEN_BY_ASAN void refill_memory(const general_purpose_core& core, unsigned char* p, unsigned char value,
+                                            std::size_t bytes, bool untouched) noexcept {
+    if (untouched) {
+        fill_memory(core, p, value, bytes);
+        return;
+    }
+    for (std::size_t i = 0; i < bytes; ++i) {
+        p[i] = p[i] == 0 ? value : p[i];
+    }
+}
+
 /// The pages, of those that were not given back, all of whose slots are as \p wanted says.
 template <class Wanted>
 [[nodiscard]] page_set pages_that_hold_only(const unit& u, Wanted&& wanted) noexcept {
@@ -119,9 +132,15 @@ void forget_gone(general_purpose_core& core, unit& u) noexcept {
         for (std::uint32_t s = i * slots; s < behind && dead; ++s) {
             dead = is_dead(core, u, s);
         }
-        if (dead && os::discard(u.records + i * unit_page, unit_page)) {
-            u.forgotten.fetch_or(bit, std::memory_order_release);
+        if (!dead) {
+            continue;
+        }
+        // First, as a double free may be looking at a record of the page: what it finds empty it must know to be given up.
+        u.forgotten.fetch_or(bit, std::memory_order_acq_rel);
+        if (os::discard(u.records + i * unit_page, unit_page)) {
             core.dropped_records += unit_page;
+        } else {
+            u.forgotten.fetch_and(static_cast<page_set>(~bit), std::memory_order_release);
         }
     }
 }
@@ -199,7 +218,9 @@ bool bring_back(const general_purpose_core& core, unit& u, page_set pages) noexc
             continue;
         }
         unsigned char* const page = bytes_of(u) + i * unit_page;
-        if ((u.guarded.load(std::memory_order_relaxed) & bit) != 0) {
+        const bool was_guarded = (u.guarded.load(std::memory_order_relaxed) & bit) != 0;
+        const bool untouched = was_guarded || os::resident(page, unit_page) == 0;
+        if (was_guarded) {
             if (!os::remove_guard(page, unit_page, os::guard_tier::marker)) {
                 return false;
             }
@@ -207,12 +228,12 @@ bool bring_back(const general_purpose_core& core, unit& u, page_set pages) noexc
         }
         const page_parts p = parts_of(u, i);
         if (core.rules.fill) {
-            fill_memory(core, p.slots, freed_byte, bytes_between(p.slots, p.rest));
+            refill_memory(core, p.slots, freed_byte, bytes_between(p.slots, p.rest), untouched);
         }
         if (fills(core)) {
-            fill_memory(core, p.front, fresh_byte, bytes_between(p.front, p.slots));
+            refill_memory(core, p.front, fresh_byte, bytes_between(p.front, p.slots), untouched);
             if (core.rules.freed != reuse::immediate) {  // there it is zero, as it came
-                fill_memory(core, p.rest, fresh_byte, bytes_between(p.rest, p.end));
+                refill_memory(core, p.rest, fresh_byte, bytes_between(p.rest, p.end), untouched);
             }
         }
         u.gone.fetch_and(static_cast<page_set>(~bit), std::memory_order_release);

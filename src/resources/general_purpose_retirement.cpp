@@ -140,8 +140,7 @@ void note_guard(general_purpose_core& core, unit& u, os::guard_tier tier) noexce
 
 /// What is remembered of a unit takes so many bytes.
 std::size_t books_memory(const general_purpose_core& core, const unit& u) noexcept {
-    const bool has_history = u.history.load(std::memory_order_relaxed) != nullptr;
-    return record_memory(core, u) + sizeof(unit) + (has_history ? history_memory(u) : 0);
+    return records_kept(core, u) + sizeof(unit);
 }
 
 /// Effects: counts the unit among the retired ones.
@@ -410,8 +409,7 @@ void free_descriptor(general_purpose_core& core, unit& u) noexcept {
 void list_partly_free(general_purpose_core& core, unit& u) noexcept {
     u.listed.store(true);
     core.closed_bytes += u.size;
-    u.queue = core.partly_free[u.size_class];
-    core.partly_free[u.size_class] = &u;
+    core.closed[u.size_class].push(u);
 }
 
 void forget(general_purpose_core& core, unit& u, bool keep_address) noexcept {
@@ -463,7 +461,8 @@ void retire(general_purpose_core& core, unit& u) noexcept {
     }
     guard_lock hold(core);
     u.phase.store(unit_phase::retired, std::memory_order_release);
-    u.settle();                                         // what follows is one change for a fork, which takes the lock
+    u.settle();  // what follows is one change for a fork, which takes the lock
+    core.large_bytes -= immediately && u.large ? u.request : 0;
     if (immediately && tier == os::guard_tier::none) {  // large ones only; those chosen to be trapped stay so
         release_now(core, u);
         return;
@@ -497,17 +496,13 @@ void relist(general_purpose_core& core, std::uintptr_t address) noexcept {
     for (std::uint32_t w = 0; w < u->words(); ++w) {
         if (u->free_bits[w].load() != u->full_word(w)) {
             trim_listed(core, *u);
+            trim_lists(core, 2);  // the blocks of earlier units may be freed, and those of this one live on
             return;
         }
     }
-    if (core.partly_free[u->size_class] == u && u->queue == nullptr) {
+    if (const unit_line& line = core.closed[u->size_class]; line.first == line.last) {
         return;  // the only one: kept as a spare, so that a lone pair of calls does not map and unmap
     }
-    unit** link = &core.partly_free[u->size_class];
-    while (*link != u) {
-        link = &(*link)->queue;
-    }
-    *link = u->queue;
     leave_list(core, *u);
     release_now(core, *u);
 }

@@ -89,8 +89,8 @@ bool freed_intact(const general_purpose_core& core, const unit& u, std::uint32_t
     if (core.rules.fill) {
         const unsigned char* const start =
             reinterpret_cast<const unsigned char*>(u.first + std::size_t{index} * u.slot_size);
-        for_each_present(u, start, u.slot_bytes(), [&intact](const unsigned char* p, std::size_t n) noexcept {
-            intact = intact && all_bytes(p, n, freed_byte);
+        for_each_part(u, start, u.slot_bytes(), [&intact](const unsigned char* p, std::size_t n, bool gone) noexcept {
+            intact = intact && (gone ? all_bytes_or_zero(p, n, freed_byte) : all_bytes(p, n, freed_byte));
         });
     }
     return intact;

@@ -1,7 +1,7 @@
 // Units and their slots: everything the fast path falls back to.
 
 #include "os/other_tools.hpp"
-#include "resources/general_purpose_memory.hpp"
+#include "resources/general_purpose_pages.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -207,9 +207,9 @@ unit* next_partly_free(general_purpose_core& core, thread_cache& cache, unsigned
         cache.current[cls] = nullptr;
         detach_partly_free(core, *old);
     }
-    while (unit* const u = core.partly_free[cls]) {
-        core.partly_free[cls] = u->queue;
+    while (unit* const u = core.closed[cls].last) {
         leave_list(core, *u);
+        (void)bring_back(core, *u, all_pages(*u));  // not guarded, so that it cannot be refused
         u->attached.store(true);
         u->listed.store(false);
         if (take_bits(*u)) {
@@ -217,7 +217,7 @@ unit* next_partly_free(general_purpose_core& core, thread_cache& cache, unsigned
         }
         detach_partly_free(core, *u);  // listed by a thread that came late
     }
-    trim_lists(core);
+    trim_lists(core, 64);
     return nullptr;
 }
 
@@ -430,6 +430,8 @@ unit* make_large(general_purpose_core& core, std::size_t bytes, std::size_t alig
                 u = nullptr;
             }
             give_up(core, hold, memory);
+        } else if (recycles(core)) {
+            core.large_bytes += bytes;
         }
     }
     if (fault.has_value()) {
