@@ -21,6 +21,13 @@ constexpr std::initializer_list<way> every_way{way::throws_bad_alloc, way::throw
 constexpr std::initializer_list<way> all_but_in_use{way::throws_bad_alloc, way::throws_another, way::null,
                                                     way::misaligned};
 
+// All calls from one on fail, and from the next on: much the same, and most of the time.
+#ifdef TEST_ALL_POLICIES
+constexpr std::uint64_t step = 1;
+#else
+constexpr std::uint64_t step = 4;
+#endif
+
 /// How an error of the upstream is reported.
 std::optional<error_kind> kind_of(way how) {
     switch (how) {
@@ -86,7 +93,9 @@ protected:
         for (const way how : ways) {
             for (std::uint64_t k = 1; k <= calls && !HasFailure(); ++k) {
                 run_once<Subject>(o, how, k, k, passes_on, reported);
-                run_once<Subject>(o, how, k, UINT64_MAX, passes_on, reported);
+                if (k % step == 1 || step == 1) {
+                    run_once<Subject>(o, how, k, UINT64_MAX, passes_on, reported);
+                }
             }
         }
         std::printf("%llu calls\n", static_cast<unsigned long long>(calls));

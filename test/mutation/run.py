@@ -101,7 +101,7 @@ def compile_all(jobs, targets):
 
 def configure():
     run(["cmake", "-S", str(tree), "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Debug",
-         "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1", "-DPMR_DEBUG_BUILD_TESTS=ON", "-DPMR_DEBUG_TEST_PARTS=long",
+         "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1", "-DPMR_DEBUG_BUILD_TESTS=ON", "-DPMR_DEBUG_TEST_PARTS=unit;long",
          "-DPMR_DEBUG_TEST_PROGRAMS=ON", "-DPMR_DEBUG_TEST_ALL_POLICIES=ON"], 300)
 
 
