@@ -3,6 +3,7 @@
 // What the tests of the general-purpose resource share: policies, functions whose names they look for in traces, and
 // upstream resources that misbehave.
 
+#include "os/other_tools.hpp"
 #include "os/thread.hpp"
 #include "support/trace_contains.hpp"
 
@@ -70,6 +71,11 @@ using all_policies = ::testing::Types<with<pmr_debug::default_policy>, with<pmr_
                                       with<unchecked_policy>, with<single_policy>, with<immediate_policy>,
                                       with<immediate_single_policy>, with<quarantined_policy>, with<canary_policy>,
                                       with<fill_policy>, with<traces_policy>, with<short_policy>, with<keeping_policy>>;
+#elif PMR_DEBUG_INSTRUMENTED || TEST_UNDER_TSAN
+// What a sanitizer looks for is in the memory and the threads of each mode, which these three have in them.
+using checking_policies =
+    ::testing::Types<with<pmr_debug::default_policy>, with<pmr_debug::thorough_policy>, with<immediate_single_policy>>;
+using all_policies = checking_policies;
 #else
 // The five that differ most: each mode of reuse, guards and traces on and off, checks on and off, with and without a
 // check of the thread. The full product is ./cmake/dev nightly's; the conformance suite always runs under all.
