@@ -27,11 +27,10 @@ constexpr unsigned most_looks = 32;
 /// Freed bytes after which it is worth to count again, at least.
 constexpr std::size_t least_between_counts = std::size_t{1} << 16;
 
-/// What all threads freed so far, slack included, or a little more: above 128 bytes a slot is up to a quarter larger than
-/// its block.
+/// What all threads freed so far, slack included; a tenth less where blocks are large. More than that would have slots
+/// used again that need not be, so that fewer units die, whose memory others could have.
 [[nodiscard]] std::uint64_t freed_so_far(const general_purpose_core& core, const live_totals& now) noexcept {
-    return now.deallocated_bytes + now.deallocated_bytes / 8 +
-           now.deallocations * (core.guard_bytes + size_classes::granularity / 2);
+    return now.deallocated_bytes + now.deallocations * (core.guard_bytes + size_classes::granularity / 2);
 }
 
 /// Bytes of freed slots in closed units, or more.

@@ -47,7 +47,10 @@ struct mostly_freed {
     mostly_freed(const mostly_freed&) = delete;
     mostly_freed& operator=(const mostly_freed&) = delete;
 
-    [[gnu::noinline]] void free_here(std::size_t i) { heap.deallocate(all[i], block); }
+    [[gnu::noinline]] void free_here(std::size_t i) {
+        heap.deallocate(all[i], block);
+        asm volatile("");  // no tail call
+    }
 
     /// A freed block that lies in memory which was given back; null: none.
     [[nodiscard]] unsigned char* given_back() const {
