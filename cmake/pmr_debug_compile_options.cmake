@@ -9,8 +9,8 @@ function(pmr_debug_set_warnings target)
                           $<$<BOOL:${PMR_DEBUG_WARNINGS_AS_ERRORS}>:-Werror>)
 endfunction()
 
-# Effects: \p target and its users keep frame pointers, which makes a capture several times faster. Not so with
-#   PMR_DEBUG_FRAME_POINTERS off: then the unwinder walks by unwind tables.
+# Effects: \p target and its users keep frame pointers: other tools' traces need them, ours only in code without unwind
+#   tables. Not so with PMR_DEBUG_FRAME_POINTERS off.
 function(pmr_debug_keep_frame_pointers target)
     if(NOT PMR_DEBUG_FRAME_POINTERS)
         return()
@@ -24,6 +24,19 @@ function(pmr_debug_keep_frame_pointers target)
     # The flags travel to users, whose project may hold other languages and other compilers.
     foreach(language IN ITEMS C CXX)
         target_compile_options(${target} PUBLIC "$<$<COMPILE_LANG_AND_ID:${language},GNU,Clang,AppleClang>:${flags}>")
+    endforeach()
+endfunction()
+
+# Effects: \p target makes no tail calls: a capture begins with the frame of the entry that leads to it, which is still
+#   there then. Nor do its users, unless PMR_DEBUG_SIBLING_CALLS is on: a function that ends in a call of a resource is
+#   in that call's trace.
+function(pmr_debug_keep_callers target)
+    foreach(language IN ITEMS C CXX)
+        set(flag "$<$<COMPILE_LANG_AND_ID:${language},GNU,Clang,AppleClang>:-fno-optimize-sibling-calls>")
+        target_compile_options(${target} PRIVATE "${flag}")
+        if(NOT PMR_DEBUG_SIBLING_CALLS)
+            target_compile_options(${target} INTERFACE "${flag}")
+        endif()
     endforeach()
 endfunction()
 

@@ -29,8 +29,11 @@ enum class trace_id : std::uint32_t { none = 0 };
 struct trace_flags {
     /// The trace ends before the outermost frame because its depth was reached.
     bool depth_reached = false;
-    /// The trace ends early because a caller keeps no frame pointer and has no usable unwind information.
+    /// The trace ends early: the code of its last frame has no unwind information, so who called it is not known.
     bool cut_short = false;
+    /// It leads through code that was registered as keeping frame pointers, see trace_by_frame_pointers(): what lies
+    /// beyond rests on that alone.
+    bool unverified = false;
 };
 
 /// A stored trace: return addresses, innermost first. Points into the depot, valid for the life of the process.
@@ -61,6 +64,18 @@ using frame_visitor = void (*)(const resolved_frame& frame, void* context) noexc
 /// Thread safety: any thread, no lock, no allocation from the program.
 [[nodiscard]] trace_id capture_trace(unsigned frames) noexcept;
 
+/// Effects: from now on, traces go on through code in [begin, end) that has no unwind information, as a just-in-time
+///   compiler's or an assembler's, by its frame pointers, and are marked as unverified. Code there that does not keep
+///   them, or moves others' into the register, gives wrong traces.
+/// Returns: false if there are 64 such ranges already, or it is empty.
+/// Thread safety: any thread, no lock.
+bool trace_by_frame_pointers(const void* begin, const void* end) noexcept;
+
+/// Effects: undoes one call of trace_by_frame_pointers() with the same \p begin, as the code goes away. To be called
+///   when none of it runs.
+/// Thread safety: any thread, no lock.
+void forget_frame_pointers(const void* begin) noexcept;
+
 /// Returns: the addresses behind \p id; an empty view for `trace_id::none` or an id that was never given out.
 /// Thread safety: any thread, lock-free.
 [[nodiscard]] trace_view view(trace_id id) noexcept;
@@ -73,12 +88,12 @@ void resolve(trace_id id, frame_visitor visitor, void* context) noexcept;
 
 /// Size and health of the process-wide trace depot.
 struct depot_statistics {
-    std::uint64_t traces = 0;      ///< distinct traces stored
-    std::uint64_t bytes = 0;       ///< private memory they take, bytes
-    std::uint64_t lost = 0;        ///< captures that found the depot full
-    std::uint64_t slow_walks = 0;  ///< captures that needed the unwinder because frame pointers were missing
-    std::uint64_t cut_short =
-        0;  ///< distinct traces that ended early for lack of frame pointers and unwind information
+    std::uint64_t traces = 0;  ///< distinct traces stored
+    std::uint64_t bytes = 0;   ///< private memory they take, bytes
+    std::uint64_t lost = 0;    ///< captures that found the depot full
+    std::uint64_t slow_walks =
+        0;                        ///< captures for which the unwinder was asked: signal frames, odd rules, unknown code
+    std::uint64_t cut_short = 0;  ///< distinct traces that ended early for lack of unwind information
 };
 
 /// Returns: a snapshot. Thread safety: any thread.

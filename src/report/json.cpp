@@ -175,18 +175,22 @@ void write_traces(object& o, const report& r, symbols how) noexcept {
             }
         }
     }
-    writer& out = o.key("cut_short").put('[');
-    bool first = true;
-    for (const entry& e : entries) {
-        if (view(e.id).flags.cut_short) {
-            if (!first) {
-                out.put(',');
+    const auto list = [&](std::string_view key, bool trace_flags::*flag) noexcept {
+        writer& out = o.key(key).put('[');
+        bool first = true;
+        for (const entry& e : entries) {
+            if (view(e.id).flags.*flag) {
+                if (!first) {
+                    out.put(',');
+                }
+                write_json_string(out, e.name);
+                first = false;
             }
-            write_json_string(out, e.name);
-            first = false;
         }
-    }
-    out.put(']');
+        out.put(']');
+    };
+    list("cut_short", &trace_flags::cut_short);
+    list("unverified", &trace_flags::unverified);
 }
 
 }  // namespace

@@ -374,8 +374,11 @@ private:
         if (state.printed == 0 && state.left_out == 0 && state.internal == 0) {
             out_.text("    (every kept frame is inside pmr_debug)\n");
         }
+        if (kept.flags.unverified) {
+            out_.text("    (unverified: code without unwind data, by its frame pointers)\n");
+        }
         if (kept.flags.cut_short) {
-            out_.text("    (trace cut short: code without frame pointers and unwind tables)\n");
+            out_.text("    (trace cut short: no unwind data)\n");
         }
     }
 

@@ -138,27 +138,23 @@ std::uint32_t hash_chain(const std::uintptr_t* frames, unsigned depth, std::uint
     return hash_finish(h, ending);
 }
 
-std::uint32_t intern(std::uint32_t hash, const std::uintptr_t* frames, unsigned depth, std::uint8_t ending,
-                     std::span<const std::uintptr_t> tail) noexcept {
+std::uint32_t intern(std::uint32_t hash, const std::uintptr_t* frames, unsigned depth, std::uint8_t ending) noexcept {
     const std::atomic_ref<std::uint32_t> bucket = detail::bucket_of(hash);
     std::uint32_t head = bucket.load(std::memory_order_acquire);
     if (const std::uint32_t id = search(head, 0, hash, frames, depth, ending); id != 0) {
         return id;
     }
-    const std::uint64_t at = take(sizeof(depot_entry) + (depth + tail.size()) * sizeof(std::uintptr_t));
+    const std::uint64_t at = take(sizeof(depot_entry) + depth * sizeof(std::uintptr_t));
     if (at == 0) {
         full.store(true, std::memory_order_relaxed);
         return 0;
     }
     const auto id = static_cast<std::uint32_t>(at / 8);
-    auto* const e = ::new (static_cast<void*>(entry_at(id)))
-        depot_entry{head, hash, 0, static_cast<std::uint8_t>(depth), ending, 0, static_cast<std::uint8_t>(tail.size())};
+    auto* const e =
+        ::new (static_cast<void*>(entry_at(id))) depot_entry{head, hash, static_cast<std::uint8_t>(depth), ending, 0};
     auto* const stored = reinterpret_cast<std::uintptr_t*>(e + 1);
     for (unsigned i = 0; i < depth; ++i) {
         stored[i] = frames[i];
-    }
-    for (std::size_t i = 0; i < tail.size(); ++i) {
-        stored[depth + i] = tail[i];
     }
     for (;;) {
         const std::uint32_t searched = head;
@@ -212,7 +208,8 @@ trace_view view(trace_id id) noexcept {
         return {};
     }
     return {{e->frames(), e->depth},
-            {(e->ending & stack::ends_at_depth) != 0, (e->ending & stack::ends_cut_short) != 0}};
+            {(e->ending & stack::ends_at_depth) != 0, (e->ending & stack::ends_cut_short) != 0,
+             (e->ending & stack::is_unverified) != 0}};
 }
 
 depot_statistics depot_stats() noexcept {

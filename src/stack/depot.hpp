@@ -9,38 +9,29 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <span>
 
 namespace pmr_debug::stack {
 
 /// Bits of depot_entry::ending. How a chain of frames ends belongs to what it is, like the frames themselves.
 inline constexpr std::uint8_t ends_at_depth = 1;
 inline constexpr std::uint8_t ends_cut_short = 2;
-/// Not a trace: what a frame-pointer walk found until it met no further frame. Its last word is a position.
-inline constexpr std::uint8_t ends_unchained = 4;
+/// Not how it ends, but what it rests on.
+inline constexpr std::uint8_t is_unverified = 4;
 
-/// A chain of return addresses, innermost first; the addresses follow the header, then the tail. An id is an entry's
-/// offset from the depot's start, divided by 8.
-///
-/// A chain may be there because it is a trace, or because a frame-pointer walk found it, or both. In the second case
-/// `meaning` says which trace stands for it, and the tail where to look to be sure; see capture.cpp.
-struct depot_entry {
+/// A trace: a chain of return addresses, innermost first, which follow the header. An id is an entry's offset from the
+/// depot's start, divided by 8.
+struct alignas(8) depot_entry {
     std::uint32_t next;                  ///< id of the next entry in the bucket, 0 at its end; fixed once published
     std::uint32_t hash;                  ///< of the frames and the ending
-    std::atomic<std::uint32_t> meaning;  ///< 0: never found by a frame-pointer walk; unreliable; or a trace's id
     std::uint8_t depth;                  ///< number of frames
     std::uint8_t ending;                 ///< ends_ bits
     std::atomic<std::uint8_t> is_trace;  ///< 1 once handed out
-    std::uint8_t tail;                   ///< number of words behind the frames; no part of what the chain is
 
     [[nodiscard]] const std::uintptr_t* frames() const noexcept {
         return reinterpret_cast<const std::uintptr_t*>(this + 1);
     }
 };
-static_assert(sizeof(depot_entry) == 16 && alignof(depot_entry) <= 8);
-
-/// depot_entry::meaning of a frame-pointer walk that skips frames: ask the unwinder each time.
-inline constexpr std::uint32_t unreliable = 0xFFFF'FFFF;
+static_assert(sizeof(depot_entry) == 12 + 4);
 
 /// Order-sensitive hash of a chain, to be built while walking: start, one step a frame, finish.
 constexpr std::uint64_t hash_start = 0x9E37'79B9'7F4A'7C15;
@@ -117,7 +108,7 @@ inline std::atomic_ref<std::uint32_t> bucket_of(std::uint32_t hash) noexcept {
 /// Effects: adds the chain unless it is there. Two threads that add equal chains at once get equal ids.
 /// Returns: its id, 0 if the depot is full. Lock-free.
 [[nodiscard]] std::uint32_t intern(std::uint32_t hash, const std::uintptr_t* frames, unsigned depth,
-                                   std::uint8_t ending, std::span<const std::uintptr_t> tail = {}) noexcept;
+                                   std::uint8_t ending) noexcept;
 
 /// Effects: notes that \p id is handed out as a trace, for the statistics. Returns: \p id as a trace.
 trace_id hand_out(std::uint32_t id) noexcept;

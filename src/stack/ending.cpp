@@ -9,6 +9,7 @@
 
 #include <dlfcn.h>
 #include <link.h>
+#include <sys/auxv.h>
 
 #include <cstdint>
 #include <cstdlib>
@@ -57,7 +58,8 @@ code function_at(void* p) noexcept {
 // A plug-in that has the library inside may be loaded and unloaded over and over. At the end of the program all stays,
 // as threads that still run may use it. After all other destructors of the library.
 [[gnu::destructor(101)]] void give_memory_back() noexcept {
-    if (os::is_in_program(reinterpret_cast<std::uintptr_t>(&of_exit))) {
+    // A program without a loader is static, and holds all there is.
+    if (::getauxval(AT_BASE) == 0 || os::is_in_program(reinterpret_cast<std::uintptr_t>(&of_exit))) {
         return;
     }
     const trace_id here = capture_trace(max_depth);

@@ -2,22 +2,23 @@
 
 // The traces that a thread captured lately, floor 2, so that a repeated call path costs a few loads a frame.
 //
-// A frame-pointer walk is a chain of dependent loads, and its result is then hashed and compared. But if the walk
-// starts at the same frame as before, and each frame found before still holds the same two words {caller's frame,
-// return address}, then it would find the same frames again: exactly, not probably. These loads do not depend on each
-// other.
+// A walk is a chain of dependent loads, and its result is then hashed and compared. But each step of a walk follows
+// from what it read before: which rule applies, from the return address; where the next one is, from the rule, and from
+// the frame pointer where that is part of it. So if a walk starts at the same frame as before, and each word that the
+// former one rested on still holds the same, it would find the same frames again: exactly, not probably. These loads do
+// not depend on each other. That holds whatever stack it is: on another one the walk starts at another frame.
+
+#include "stack/rules.hpp"
 
 #include <pmr_debug/stack_trace.hpp>
 
+#include <algorithm>
 #include <cstdint>
 
 namespace pmr_debug::stack {
 
 class recent_traces {
 public:
-    /// Deeper captures are not kept.
-    static constexpr unsigned most_frames = 16;
-
     /// Returns: the trace of \p frames frames that begins at \p frame, if it is known here and nothing has changed.
     /// Preconditions: \p frame is the address of a frame of the calling thread, whose table this is.
     // Reads words of other functions' frames, which the sanitizers would take for errors.
@@ -25,57 +26,65 @@ public:
                                                                                    unsigned frames) const noexcept {
         const set& s = sets_[place(frame)];
         const entry* found = &s.ways[0];
-        if (found->frame != frame || found->frames != frames || found->first() != first_of(frame)) {
+        if (found->frame != frame || found->frames != frames || found->values[0] != word(frame + first)) {
             found = &s.ways[1];
             if (found->frame != frame || found->frames != frames) {
                 return trace_id::none;
             }
         }
         const entry& e = *found;
-        // What lies in the page of this frame can be read. Beyond it there need be no frame now where one was before,
-        // and a program may protect pages within its stack: those are read only if all below is as it was.
-        pair different{};
-        std::uintptr_t at = frame;
-        unsigned i = 0;
-        for (; i < e.near; ++i) {
-            different |= difference(at, e.links[i]);
-            at = e.links[i].caller;
+        // Always as many, so that no end of a loop is mispredicted. All are in the page of this frame, which can be
+        // read.
+        std::uintptr_t different = 0;
+#pragma GCC unroll 20
+        for (unsigned i = 0; i < near_words; ++i) {
+            different |= word(frame + e.offsets[i]) ^ e.values[i];
         }
-        for (; i + 1 < frames; ++i) {
-            if ((different[0] | different[1]) != 0) [[unlikely]] {
-                return trace_id::none;
-            }
-            different |= difference(at, e.links[i]);
-            at = e.links[i].caller;
-        }
-        if ((different[0] | different[1]) != 0) [[unlikely]] {
+        if (different != 0) [[unlikely]] {
             return trace_id::none;
         }
-        // The outermost frame's own caller was not looked at.
-        const std::uintptr_t outermost = reinterpret_cast<const std::uintptr_t*>(at)[1] ^ e.links[frames - 1].address;
-        return outermost == 0 ? e.id : trace_id::none;
+        return e.more == 0 ? e.id : find_more(e, frame);
     }
 
-    /// Effects: keeps \p id as the trace of the \p frames frames that begin at \p frame, all of which lie on this
-    /// stack.
-    [[gnu::no_sanitize_address, gnu::no_sanitize_thread]] void keep(std::uintptr_t frame, unsigned frames,
-                                                                    trace_id id) noexcept {
+    /// Effects: keeps \p id as the trace of \p frames frames that begins at \p frame, as \p w found them; unless that
+    /// takes more than fits.
+    void keep(std::uintptr_t frame, unsigned frames, trace_id id, const rule_walk& w) noexcept {
+        unsigned in_page = 0;
+        unsigned beyond = 0;
+        for (unsigned i = 0; i < w.word_count; ++i) {
+            const bool near = is_near(frame, w.words[i].address) && in_page < near_words;
+            (near ? in_page : beyond) += 1;
+        }
+        if (!w.repeatable || w.word_count == 0 || beyond > far_words || !is_near(frame, w.words[0].address)) {
+            return;
+        }
         set& s = sets_[place(frame)];
         entry& e = s.ways[s.next];
         s.next ^= 1U;
         e.frame = frame;
         e.frames = static_cast<std::uint16_t>(frames);
         e.id = id;
-        e.near = 0;
-        std::uintptr_t at = frame;
-        for (unsigned i = 0; i < frames; ++i) {
-            const auto* const words = reinterpret_cast<const std::uintptr_t*>(at);
-            e.links[i] = {words[0], words[1]};
-            constexpr std::uintptr_t smallest_page = 4096;
-            if (i + 1 < frames && ((at + sizeof(link) - 1) ^ frame) < smallest_page) {
-                e.near = static_cast<std::uint16_t>(i + 1);
+        e.more = static_cast<std::uint8_t>(beyond + w.file_count);
+        e.far_count = static_cast<std::uint8_t>(beyond);
+        e.file_count = static_cast<std::uint8_t>(w.file_count);
+        in_page = 0;
+        beyond = 0;
+        for (unsigned i = 0; i < w.word_count; ++i) {
+            const watched_word& from = w.words[i];
+            const auto offset = static_cast<std::uint32_t>(from.address - frame);
+            if (is_near(frame, from.address) && in_page < near_words) {
+                e.offsets[in_page] = offset;
+                e.values[in_page++] = from.value;
+            } else {
+                e.far_offsets[beyond] = offset;
+                e.far_values[beyond++] = from.value;
             }
-            at = words[0];
+        }
+        std::fill(e.offsets + in_page, e.offsets + near_words, e.offsets[0]);
+        std::fill(e.values + in_page, e.values + near_words, e.values[0]);
+        for (unsigned i = 0; i < w.file_count; ++i) {
+            e.files[i] = w.files[i];
+            e.in_files[i] = w.in_files[i];
         }
     }
 
@@ -87,21 +96,26 @@ public:
     }
 
 private:
-    struct link {
-        std::uintptr_t caller;
-        std::uintptr_t address;
-    };
-    using pair [[gnu::vector_size(16)]] = std::uint64_t;
-    static_assert(sizeof(link) == sizeof(pair));
+    /// Eight frames of code that keeps frame pointers take 17: their return addresses, the frame pointers that lead
+    /// from one to the next, and the return address behind.
+    static constexpr unsigned near_words = 20;
+    static constexpr unsigned far_words = 30;
+    /// Of the first return address in its frame.
+    static constexpr std::uintptr_t first = sizeof(std::uintptr_t);
 
     struct alignas(64) entry {
         std::uintptr_t frame;
-        std::uint16_t frames;
-        std::uint16_t near;  ///< frames, from the first on, that lie in its page; all but the last at most
         trace_id id;
-        link links[most_frames];  ///< at a multiple of 16 bytes
-
-        [[nodiscard]] std::uintptr_t first() const noexcept { return links[0].address; }
+        std::uint16_t frames;
+        std::uint8_t more;  ///< there are words beyond, or files to ask for
+        std::uint8_t far_count;
+        std::uintptr_t values[near_words];  ///< the first: the return address in `frame`
+        std::uint32_t offsets[near_words];  ///< from `frame`
+        std::uint32_t far_offsets[far_words];
+        std::uintptr_t far_values[far_words];
+        std::uintptr_t in_files[rule_walk::most_files];  ///< an address in each
+        std::uint16_t files[rule_walk::most_files];      ///< that may be unloaded
+        std::uint8_t file_count;
     };
     /// Two, so that an allocation and a free that fall on the same place do not chase each other out all the time.
     struct set {
@@ -110,25 +124,36 @@ private:
     };
     static constexpr unsigned bits = 6;
 
-    /// Bits in which the frame at \p at differs from \p kept. A frame's two words and a link are alike, so one 16-byte
-    /// comparison does for both. The compiler's vectors do not need an instruction set of their own.
-    [[gnu::always_inline, gnu::no_sanitize_address, gnu::no_sanitize_thread]] static pair difference(
-        std::uintptr_t at, const link& kept) noexcept {
-        pair words;
-        pair before;
-        __builtin_memcpy(&words, reinterpret_cast<const void*>(at), sizeof words);
-        __builtin_memcpy(&before, &kept, sizeof before);
-        return words ^ before;
+    [[gnu::always_inline, gnu::no_sanitize_address, gnu::no_sanitize_thread]] static std::uintptr_t word(
+        std::uintptr_t address) noexcept {
+        return *reinterpret_cast<const std::uintptr_t*>(address);
     }
 
-    [[gnu::no_sanitize_address, gnu::no_sanitize_thread]] static std::uintptr_t first_of(
-        std::uintptr_t frame) noexcept {
-        return reinterpret_cast<const std::uintptr_t*>(frame)[1];
+    /// Beyond the page of this frame there need be no frame now where one was before, and a program may protect pages
+    /// within its stack: what lies there is read only if all below is as it was.
+    [[gnu::noinline, gnu::no_sanitize_address, gnu::no_sanitize_thread]] static trace_id find_more(
+        const entry& e, std::uintptr_t frame) noexcept {
+        for (unsigned i = 0; i < e.far_count; ++i) {
+            if (word(frame + e.far_offsets[i]) != e.far_values[i]) {
+                return trace_id::none;
+            }
+        }
+        for (unsigned i = 0; i < e.file_count; ++i) {
+            if (!is_still_loaded(e.files[i], e.in_files[i])) {
+                return trace_id::none;
+            }
+        }
+        return e.id;
+    }
+
+    static bool is_near(std::uintptr_t frame, std::uintptr_t address) noexcept {
+        constexpr std::uintptr_t smallest_page = 4096;
+        return (frame ^ address) < smallest_page;
     }
 
     /// By frame and return address: two calls in one function share a frame.
-    static unsigned place(std::uintptr_t frame) noexcept {
-        return static_cast<unsigned>(((frame >> 4) ^ first_of(frame)) * 0x9E3779B97F4A7C15ULL >> (64 - bits));
+    [[gnu::no_sanitize_address, gnu::no_sanitize_thread]] static unsigned place(std::uintptr_t frame) noexcept {
+        return static_cast<unsigned>(((frame >> 4) ^ word(frame + first)) * 0x9E3779B97F4A7C15ULL >> (64 - bits));
     }
 
     set sets_[1U << bits];

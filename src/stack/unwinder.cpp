@@ -4,6 +4,16 @@
 
 #include <unwind.h>
 
+extern "C" {
+// Of libgcc and LLVM's libunwind, for their own use.
+struct dwarf_eh_bases {
+    void* text;
+    void* data;
+    void* function;
+};
+[[gnu::weak]] const void* _Unwind_Find_FDE(const void* address, dwarf_eh_bases* bases);
+}
+
 namespace pmr_debug::stack {
 
 namespace {
@@ -40,9 +50,19 @@ _Unwind_Reason_Code step(_Unwind_Context* context, void* argument) {
 
 }  // namespace
 
+const void* find_entry(std::uintptr_t address) noexcept {
+    dwarf_eh_bases bases{};
+    return &_Unwind_Find_FDE != nullptr ? _Unwind_Find_FDE(reinterpret_cast<const void*>(address), &bases) : nullptr;
+}
+
 void unwind(std::uintptr_t frame_pointer, unsigned most, walk& w) noexcept {
     w.depth = 0;
     w.end = walk_end::no_rules;  // unless told otherwise on the way
+    // At the end of a static program its tables are taken back, and libgcc's unwinder aborts where it has none for
+    // its own caller.
+    if (&_Unwind_Find_FDE != nullptr && find_entry(reinterpret_cast<std::uintptr_t>(&find_entry) + 1) == nullptr) {
+        return;
+    }
     // A frame is {saved frame pointer, return address}; above that is its caller's stack pointer at the call.
     request r{w, frame_pointer + 2 * sizeof(void*), most};
     _Unwind_Backtrace(step, &r);

@@ -26,6 +26,11 @@ struct walk {
     walk_end end;
 };
 
+/// Returns: the entry in .eh_frame of the function at \p address, as the unwinder has it: also of code that it was told
+/// of by __register_frame, as a just-in-time compiler does, and as the start code of a static program does for all of
+/// it. Null: there is none. As slow as a step of the unwinder.
+[[nodiscard]] const void* find_entry(std::uintptr_t address) noexcept;
+
 /// Effects: walks up to \p most frames, beginning with the return address of the function whose frame address is
 ///   \p frame_pointer. For a frame that was interrupted by a signal, the address is one more than the interrupted
 ///   instruction's: like a return address, it lies behind the instruction it stands for.

@@ -101,14 +101,14 @@ def compile_all(jobs, targets):
 
 def configure():
     run(["cmake", "-S", str(tree), "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Debug",
-         "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1", "-DPMR_DEBUG_BUILD_TESTS=ON", "-DPMR_DEBUG_TEST_PARTS=unit;long",
+         "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1", "-DPMR_DEBUG_BUILD_TESTS=ON", "-DPMR_DEBUG_TEST_PARTS=unit;walks;long",
          "-DPMR_DEBUG_TEST_PROGRAMS=ON", "-DPMR_DEBUG_TEST_ALL_POLICIES=ON"], 300)
 
 
 def programs():
     """All test programs by name."""
     found = {}
-    for folder in ("unit", "catalogue", "conformance", "injection"):
+    for folder in ("unit", "walks", "catalogue", "conformance", "injection"):
         for path in sorted((build / "test" / folder).glob("*_test")):
             found[path.name] = path
     return found

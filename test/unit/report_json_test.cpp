@@ -128,6 +128,9 @@ TEST(report_json, has_traces_as_arrays_of_frames) {
     EXPECT_EQ(j.at("cut_short"), json::array());
     r.allocated = test_support::cut_trace();
     EXPECT_EQ(parsed(r).at("cut_short"), json::array({"allocated"}));
+    EXPECT_EQ(parsed(r).at("unverified"), json::array());
+    r.allocated = test_support::cut_trace(stack::is_unverified);
+    EXPECT_EQ(parsed(r).at("unverified"), json::array({"allocated"}));
 }
 
 TEST(report_json, survives_hostile_strings) {

@@ -419,7 +419,16 @@ TEST(report_text, says_where_a_trace_is_cut_short) {
     EXPECT_FALSE(contains(text_of(r), "cut short"));
     r.here = test_support::cut_trace();
     ASSERT_TRUE(view(r.here).flags.cut_short);
-    EXPECT_TRUE(contains(text_of(r), "    (trace cut short: code without frame pointers and unwind tables)\n"));
+    EXPECT_TRUE(contains(text_of(r), "    (trace cut short: no unwind data)\n"));
+}
+
+TEST(report_text, says_where_a_trace_rests_on_frame_pointers) {
+    report r = sample(double_free);
+    r.here = outer_function();
+    EXPECT_FALSE(contains(text_of(r), "unverified"));
+    r.here = test_support::cut_trace(stack::is_unverified);
+    ASSERT_TRUE(view(r.here).flags.unverified);
+    EXPECT_TRUE(contains(text_of(r), "    (unverified: code without unwind data, by its frame pointers)\n"));
 }
 
 TEST(report_text, without_symbols_shows_addresses_only) {

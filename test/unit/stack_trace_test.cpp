@@ -218,7 +218,7 @@ NOINLINE void capture_from_asm() {
     asm volatile("");
 }
 
-// Near the end of a stack the unwinder is not asked twice, but other frames in its place are noticed.
+// The same frames on the same stack, but for one further out.
 TEST(capture_trace, tells_threads_apart_that_frame_pointers_show_alike) {
     for (int i = 0; i < three; ++i) {
         for (const bool first : {true, false}) {
@@ -248,11 +248,38 @@ TEST(capture_trace, says_when_it_is_cut_short) {
     EXPECT_EQ(depot_stats().cut_short, before + 1);
 }
 
-TEST(capture_trace, without_unwind_information_frame_pointers_lead_on_but_are_not_vouched_for) {
-    call_with_frame_pointer_only(capture_from_asm);
-    EXPECT_TRUE(view(from_asm).flags.cut_short);
-    EXPECT_TRUE(in_order(frames_of(from_asm), {"here", "capture_from_asm", "call_with_frame_pointer_only", "TestBody"}))
-        << text(frames_of(from_asm));
+TEST(capture_trace, without_unwind_information_it_ends_unless_frame_pointers_are_promised) {
+    const auto* const begin = reinterpret_cast<const char*>(&call_with_frame_pointer_only);
+    for (int i = 0; i < three; ++i) {
+        call_with_frame_pointer_only(capture_from_asm);
+        EXPECT_TRUE(view(from_asm).flags.cut_short);
+        EXPECT_FALSE(view(from_asm).flags.unverified);
+        EXPECT_TRUE(in_order(frames_of(from_asm), {"here", "capture_from_asm", "call_with_frame_pointer_only"}));
+        EXPECT_FALSE(in_order(frames_of(from_asm), {"TestBody"})) << text(frames_of(from_asm));
+        ASSERT_TRUE(pmr_debug::trace_by_frame_pointers(begin, begin + 16));
+        for (int n = 0; n < three; ++n) {
+            call_with_frame_pointer_only(capture_from_asm);
+            EXPECT_FALSE(view(from_asm).flags.cut_short);
+            EXPECT_TRUE(view(from_asm).flags.unverified);
+            EXPECT_TRUE(in_order(frames_of(from_asm),
+                                 {"here", "capture_from_asm", "call_with_frame_pointer_only", "TestBody", "main"}))
+                << text(frames_of(from_asm));
+        }
+        pmr_debug::forget_frame_pointers(begin);
+    }
+}
+
+TEST(capture_trace, takes_64_ranges_of_code_that_keeps_frame_pointers) {
+    static const char code[65] = {};
+    EXPECT_FALSE(pmr_debug::trace_by_frame_pointers(code, code));
+    EXPECT_FALSE(pmr_debug::trace_by_frame_pointers(nullptr, code));
+    for (int i = 0; i < 64; ++i) {
+        EXPECT_TRUE(pmr_debug::trace_by_frame_pointers(code + i, code + i + 1));
+    }
+    EXPECT_FALSE(pmr_debug::trace_by_frame_pointers(code + 64, code + 65));
+    for (int i = 0; i < 64; ++i) {
+        pmr_debug::forget_frame_pointers(code + i);
+    }
 }
 
 TEST(capture_trace, threads_get_equal_ids_for_equal_paths) {
@@ -293,7 +320,7 @@ TEST(capture_trace, works_on_a_fiber) {
     makecontext(&fiber_context, fiber, 0);
     const std::uint64_t slow_walks = depot_stats().slow_walks;
     ASSERT_EQ(swapcontext(&main_context, &fiber_context), 0);
-    EXPECT_EQ(depot_stats().slow_walks, slow_walks + 1);
+    EXPECT_EQ(depot_stats().slow_walks, slow_walks);
     EXPECT_TRUE(in_order(frames_of(from_fiber), {"here", "below", "below", "below", "below", "fiber"}))
         << text(frames_of(from_fiber));
     EXPECT_FALSE(view(from_fiber).flags.depth_reached);

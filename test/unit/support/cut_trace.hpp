@@ -8,12 +8,11 @@
 
 namespace test_support {
 
-/// A trace that ended for lack of unwind information, straight from the depot.
+/// A trace that ended for lack of unwind information, or as \p ending says, straight from the depot.
 /// Preconditions: a trace was captured before, so the depot is open.
-inline pmr_debug::trace_id cut_trace() {
+inline pmr_debug::trace_id cut_trace(std::uint8_t ending = pmr_debug::stack::ends_cut_short) {
     namespace stack = pmr_debug::stack;
     const std::uintptr_t frames[] = {0x1000, 0x2000};
-    const std::uint8_t ending = stack::ends_cut_short;
     return stack::hand_out(stack::intern(stack::hash_chain(frames, 2, ending), frames, 2, ending));
 }
 

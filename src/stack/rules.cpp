@@ -1,0 +1,398 @@
+#include "stack/rules.hpp"
+
+#include "os/guarded.hpp"
+#include "os/stack_bounds.hpp"
+#include "os/start_code.hpp"
+#include "os/thread.hpp"
+#include "os/unwind_table.hpp"
+#include "stack/cfi.hpp"
+
+#include <link.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstring>
+#include <iterator>
+
+namespace pmr_debug::stack {
+
+namespace {
+
+using kind = frame_rule::kind;
+
+constexpr std::uintptr_t smallest_page = 4096;
+
+// ---- Files that may be unloaded -------------------------------------------------------------------------------------
+
+/// A file that was loaded while the program ran, and what tells it from another one in its place. Its number is in the
+/// rules of its code. Numbers are not used again, so that a rule means the same forever; 0 stands for all code that
+/// stays.
+struct loaded_file {
+    os::unwind_table table;
+    std::uint64_t functions[4];  ///< of the table: their number, the first ones
+    std::uintptr_t build_id_at;  ///< 0: it has none
+    std::uint64_t build_id;      ///< the first 8 bytes
+    std::atomic<bool> ready{false};
+};
+constexpr unsigned most_files = 1U << frame_rule::free_bits;
+
+struct file_list {
+    loaded_file all[most_files];
+    std::atomic<unsigned> used{1};
+};
+constinit os::guarded<file_list> files;
+const os::guard_pages files_guards(files);
+
+std::uint64_t word_at(std::uintptr_t address) noexcept {
+    std::uint64_t word;
+    std::memcpy(&word, reinterpret_cast<const void*>(address), sizeof word);
+    return word;
+}
+
+/// Returns: where the build id of the file of \p t is; 0: it has none.
+std::uintptr_t find_build_id(const os::unwind_table& t) noexcept {
+    ElfW(Ehdr) file;
+    if (t.high - t.low < sizeof file) {
+        return 0;
+    }
+    std::memcpy(&file, reinterpret_cast<const void*>(t.low), sizeof file);
+    if (std::memcmp(file.e_ident, ELFMAG, SELFMAG) != 0 || file.e_phentsize != sizeof(ElfW(Phdr))) {
+        return 0;
+    }
+    std::uintptr_t base = t.low;
+    for (unsigned i = 0; i < file.e_phnum; ++i) {
+        ElfW(Phdr) part;
+        std::memcpy(&part, reinterpret_cast<const void*>(t.low + file.e_phoff + i * sizeof part), sizeof part);
+        if (part.p_type == PT_LOAD && part.p_offset == 0) {
+            base = t.low - part.p_vaddr;
+        }
+        if (part.p_type != PT_NOTE) {
+            continue;
+        }
+        const std::uintptr_t end = base + part.p_vaddr + part.p_memsz;
+        for (std::uintptr_t at = base + part.p_vaddr; at + sizeof(ElfW(Nhdr)) + 4 + 8 <= end && end <= t.high;) {
+            ElfW(Nhdr) note;
+            std::memcpy(&note, reinterpret_cast<const void*>(at), sizeof note);
+            const std::uintptr_t content = at + sizeof note + (note.n_namesz + 3U) / 4U * 4U;
+            if (note.n_type == NT_GNU_BUILD_ID && note.n_namesz == 4 && note.n_descsz >= 8) {
+                return content;
+            }
+            at = content + (note.n_descsz + 3U) / 4U * 4U;
+        }
+    }
+    return 0;
+}
+
+void read_functions(const os::unwind_table& t, std::uint64_t (&out)[4]) noexcept {
+    const auto header = reinterpret_cast<std::uintptr_t>(t.header);
+    for (std::uint64_t& word : out) {
+        const std::uintptr_t at = header + static_cast<std::uintptr_t>(&word - out) * sizeof word;
+        word = at + sizeof word <= t.high ? word_at(at) : 0;
+    }
+}
+
+bool is_same(const loaded_file& f, const os::unwind_table& now) noexcept {
+    if (!f.ready.load(std::memory_order_acquire) || f.table != now) {
+        return false;
+    }
+    std::uint64_t functions[4];
+    read_functions(now, functions);
+    return std::equal(functions, functions + 4, f.functions) &&
+           (f.build_id_at == 0 || word_at(f.build_id_at) == f.build_id);
+}
+
+/// Returns: the number of the file of \p t; 0 if there are too many.
+unsigned number_of(const os::unwind_table& t) noexcept {
+    const unsigned used = std::min(files->used.load(std::memory_order_acquire), most_files);
+    for (unsigned i = used; i-- > 1;) {
+        if (is_same(files->all[i], t)) {
+            return i;
+        }
+    }
+    if (used == most_files) {
+        return 0;
+    }
+    const unsigned mine = files->used.fetch_add(1, std::memory_order_acq_rel);
+    if (mine >= most_files) {
+        return 0;
+    }
+    loaded_file& f = files->all[mine];
+    f.table = t;
+    read_functions(t, f.functions);
+    f.build_id_at = find_build_id(t);
+    f.build_id = f.build_id_at != 0 ? word_at(f.build_id_at) : 0;
+    f.ready.store(true, std::memory_order_release);
+    return mine;
+}
+
+// ---- Code that is taken to keep frame pointers ---------------------------------------------------------------------
+
+struct code_range {
+    std::atomic<std::uintptr_t> begin{0};  ///< 0: none; written last, and taken away first
+    std::atomic<std::uintptr_t> end{0};
+};
+struct code_ranges {
+    code_range all[64];
+    std::atomic<bool> any{false};
+};
+constinit os::guarded<code_ranges> by_frame_pointers;
+const os::guard_pages by_frame_pointers_guards(by_frame_pointers);
+
+bool keeps_frame_pointers(std::uintptr_t address) noexcept {
+    return by_frame_pointers->any.load(std::memory_order_relaxed) &&
+           std::any_of(std::begin(by_frame_pointers->all), std::end(by_frame_pointers->all), [&](const code_range& r) {
+               const std::uintptr_t begin = r.begin.load(std::memory_order_acquire);
+               return begin > 1 && begin <= address && address < r.end.load(std::memory_order_relaxed);
+           });
+}
+
+constexpr frame_rule frame_pointer_rule = frame_rule::plain({.by_frame_pointer = true,
+                                                             .cfa = 16,
+                                                             .saved = frame_rule::frame_pointer::saved_at_cfa,
+                                                             .saved_at = -16,
+                                                             .return_address_at = -8});
+
+// ---- The rules that are kept ----------------------------------------------------------------------------------------
+
+/// A rule and its address, each in a word. They are written and read without a lock, so what is read may be of two
+/// different writers: the first word is the address, mixed with the rule, which no other rule's would be.
+struct kept_rule {
+    std::atomic<std::uint64_t> mixed{0};
+    std::atomic<std::uint64_t> rule{0};
+};
+constexpr unsigned rule_bits = 13;
+struct rule_table {
+    kept_rule all[std::size_t{1} << rule_bits];
+};
+constinit os::guarded<rule_table> table;
+const os::guard_pages table_guards(table);
+
+constexpr std::uint64_t mix(std::uint64_t rule) noexcept {
+    const std::uint64_t h = (rule ^ 0x9E37'79B9'7F4A'7C15) * 0xD6E8'FEB8'6659'FD93;
+    return h ^ h >> 32;
+}
+
+kept_rule& place_of(std::uintptr_t address) noexcept {
+    return table->all[address * 0x9E37'79B9'7F4A'7C15 >> (64 - rule_bits)];
+}
+
+struct found_rule {
+    frame_rule rule;
+    unsigned file = 0;
+    bool repeatable = true;
+    bool unverified = false;
+};
+
+/// Effects: compiles the rule of \p address, and keeps it.
+[[gnu::noinline, gnu::cold]] found_rule make_rule(std::uintptr_t address) noexcept {
+    found_rule f;
+    const os::unwind_table t = os::find_unwind_table(address);
+    bool stays = false;
+    if (t.header != nullptr) {
+        f.rule = compile_rule({t.header, t.low, t.high}, address);
+        stays = os::is_permanent(t);
+    } else {
+        // The unwinder may have been told of it: by a just-in-time compiler, or the start code of a static program.
+        const void* const entry = find_entry(address);
+        f.rule = entry != nullptr ? compile_rule_of(entry, address) : frame_rule(kind::no_data);
+        stays = entry != nullptr && os::is_in_program(address);
+    }
+    f.unverified = f.rule.what() == kind::no_data && keeps_frame_pointers(address);
+    if (f.unverified || (t.header == nullptr && !stays)) {
+        f.rule = f.unverified ? frame_pointer_rule : f.rule;
+        f.repeatable = false;
+        return f;
+    }
+    if (!stays) {
+        f.file = number_of(t);
+        f.repeatable = f.file != 0;
+    }
+    if (f.repeatable) {
+        const std::uint64_t bits = f.rule.bits() | std::uint64_t{f.file} << frame_rule::free_bits_at;
+        kept_rule& place = place_of(address);
+        place.rule.store(bits, std::memory_order_relaxed);
+        place.mixed.store(address ^ mix(bits), std::memory_order_relaxed);
+    }
+    return f;
+}
+
+[[gnu::always_inline]] inline found_rule rule_of(std::uintptr_t address) noexcept {
+    const kept_rule& place = place_of(address);
+    const std::uint64_t bits = place.rule.load(std::memory_order_relaxed);
+    if (place.mixed.load(std::memory_order_relaxed) != (address ^ mix(bits))) [[unlikely]] {
+        return make_rule(address);
+    }
+    const auto file = static_cast<unsigned>(bits >> frame_rule::free_bits_at);
+    if (file != 0 && !is_still_loaded(static_cast<std::uint16_t>(file), address)) [[unlikely]] {
+        return make_rule(address);
+    }
+    return {frame_rule(bits), file};
+}
+
+// ---- The walk -------------------------------------------------------------------------------------------------------
+
+/// The stack that is walked: what may be read of it.
+class readable {
+public:
+    readable(std::uintptr_t frame, os::stack_bounds own) noexcept
+        : own_(frame >= own.low && frame < own.high), high_(own_ ? own.high : ~std::uintptr_t{0}), page_(frame) {}
+
+    /// True if the word at \p address can be read, which lies above all that were read so far. On the thread's own
+    /// stack all can, but for pages that the program protects in between: where \p sure is false, as a frame pointer
+    /// led there, a jump is asked for.
+    [[nodiscard]] bool word(std::uintptr_t address, bool sure) noexcept {
+        if (address % sizeof(std::uintptr_t) != 0 || address > high_ - sizeof(std::uintptr_t)) {
+            return false;
+        }
+        const bool near = own_ ? sure || address - page_ < smallest_page : (address ^ page_) < smallest_page;
+        if (!near && !os::can_read(address)) {
+            return false;
+        }
+        page_ = address;
+        return true;
+    }
+
+private:
+    bool own_;
+    std::uintptr_t high_;
+    std::uintptr_t page_;
+};
+
+void watch(rule_walk& w, std::uintptr_t address, std::uintptr_t value) noexcept {
+    if (w.word_count == rule_walk::most_words) {
+        w.repeatable = false;
+        return;
+    }
+    w.words[w.word_count++] = {address, value};
+}
+
+void note_file(rule_walk& w, unsigned file, std::uintptr_t address) noexcept {
+    if (file == 0 || std::find(w.files, w.files + w.file_count, file) != w.files + w.file_count) {
+        return;
+    }
+    if (w.file_count == rule_walk::most_files) {
+        w.repeatable = false;
+        return;
+    }
+    w.in_files[w.file_count] = address;
+    w.files[w.file_count++] = static_cast<std::uint16_t>(file);
+}
+
+[[gnu::always_inline, gnu::no_sanitize_address, gnu::no_sanitize_thread]] inline std::uintptr_t load(
+    std::uintptr_t address) noexcept {
+    return *reinterpret_cast<const std::uintptr_t*>(address);
+}
+
+}  // namespace
+
+bool is_still_loaded(std::uint16_t file, std::uintptr_t address) noexcept {
+    return is_same(files->all[file], os::find_unwind_table(address));
+}
+
+// It reads words of other functions' frames, which the sanitizers would take for errors.
+[[gnu::no_sanitize_address, gnu::no_sanitize_thread]] bool walk_by_rules(std::uintptr_t frame_pointer, unsigned enough,
+                                                                         rule_walk& w) noexcept {
+    w.depth = w.word_count = w.file_count = 0;
+    w.repeatable = true;
+    w.unverified = false;
+    readable stack(frame_pointer, os::this_stack(frame_pointer));
+    const unsigned most = std::min(enough + look_ahead, max_walk);
+    // A frame is {saved frame pointer, return address}; above that is its caller's stack pointer at the call.
+    std::uintptr_t slot = frame_pointer + sizeof(std::uintptr_t);
+    std::uintptr_t address = load(slot);
+    std::uintptr_t saved = frame_pointer;  // where the frame pointer was saved that is now in use
+    bool saved_watched = false;
+    std::uintptr_t base = load(saved);
+    std::uintptr_t top = frame_pointer + 2 * sizeof(std::uintptr_t);
+    for (;;) {
+        if (address == 0) {
+            w.end = walk_end::outermost;
+            return true;
+        }
+        watch(w, slot, address);
+        w.frames[w.depth] = address;
+        w.slots[w.depth] = slot;
+        ++w.depth;
+        if (w.depth == most || (w.depth > enough && !os::is_start_code(address))) {
+            w.end = walk_end::depth;
+            return true;
+        }
+        const found_rule found = rule_of(address - 1);
+        const frame_rule rule = found.rule;
+        // What is registered as keeping frame pointers may change.
+        w.repeatable = w.repeatable && found.repeatable && !found.unverified && rule.what() != kind::no_data;
+        w.unverified = w.unverified || found.unverified;
+        note_file(w, found.file, address - 1);
+        if (rule.what() != kind::plain) [[unlikely]] {
+            w.end =
+                rule.what() == kind::outermost || os::is_start_code(address) ? walk_end::outermost : walk_end::no_rules;
+            return rule.what() != kind::unknown;
+        }
+        std::uintptr_t cfa = top + static_cast<std::uintptr_t>(rule.cfa());
+        if (rule.by_frame_pointer()) {
+            cfa = base + static_cast<std::uintptr_t>(rule.cfa());
+            if (!saved_watched) {
+                watch(w, saved, base);
+                saved_watched = true;
+            }
+            if (rule.loaded()) {
+                if (cfa < top || !stack.word(cfa, false)) {
+                    return false;
+                }
+                const std::uintptr_t stored = load(cfa);
+                watch(w, cfa, stored);
+                cfa = stored;
+            }
+        }
+        slot = cfa + static_cast<std::uintptr_t>(rule.return_address_at());
+        if (slot < top || cfa <= slot || !stack.word(slot, !rule.by_frame_pointer())) [[unlikely]] {
+            return false;
+        }
+        if (rule.saved() != frame_rule::frame_pointer::same) {
+            const std::uintptr_t from = rule.saved() == frame_rule::frame_pointer::saved_at_cfa ? cfa : base;
+            saved = from + static_cast<std::uintptr_t>(rule.saved_at());
+            if (saved < top || saved > slot || saved % sizeof(std::uintptr_t) != 0) [[unlikely]] {
+                return false;
+            }
+            saved_watched = false;
+            base = load(saved);
+        }
+        address = load(slot);
+        top = cfa;
+    }
+}
+
+bool add_frame_pointer_code(std::uintptr_t begin, std::uintptr_t end) noexcept {
+    if (begin <= 1 || end <= begin) {
+        return false;
+    }
+    for (code_range& r : by_frame_pointers->all) {
+        std::uintptr_t none = 0;
+        if (r.begin.compare_exchange_strong(none, 1, std::memory_order_acq_rel)) {
+            r.end.store(end, std::memory_order_relaxed);
+            r.begin.store(begin, std::memory_order_release);
+            by_frame_pointers->any.store(true, std::memory_order_relaxed);
+            forget_rules();  // which say that there are none
+            return true;
+        }
+    }
+    return false;
+}
+
+void drop_frame_pointer_code(std::uintptr_t begin) noexcept {
+    for (code_range& r : by_frame_pointers->all) {
+        std::uintptr_t expected = begin;
+        if (begin > 1 && r.begin.compare_exchange_strong(expected, 0, std::memory_order_acq_rel)) {
+            return;
+        }
+    }
+}
+
+void forget_rules() noexcept {
+    for (kept_rule& place : table->all) {
+        place.mixed.store(0, std::memory_order_relaxed);
+    }
+}
+
+}  // namespace pmr_debug::stack

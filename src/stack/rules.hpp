@@ -1,0 +1,52 @@
+#pragma once
+
+// Exact walks without the unwinder, floor 2: by rules that are compiled from unwind tables once an address and kept.
+
+#include "stack/unwinder.hpp"
+
+#include <cstdint>
+
+namespace pmr_debug::stack {
+
+/// A word of the stack that a walk rests on.
+struct watched_word {
+    std::uintptr_t address;
+    std::uintptr_t value;
+};
+
+/// A walk by rules, and what makes it certain that another one, from the same frame, would find the same: if the words
+/// are as they were and the code is the same, it reads the same, step by step.
+struct rule_walk : walk {
+    /// Each frame's return address, and the frame pointer that leads on from it.
+    static constexpr unsigned most_words = 2 * (max_walk + 1);
+    /// Code that may be unloaded, files of it.
+    static constexpr unsigned most_files = 2;
+
+    watched_word words[most_words];
+    unsigned word_count;
+    std::uint16_t files[most_files];
+    std::uintptr_t in_files[most_files];  ///< an address in each
+    unsigned file_count;
+    bool repeatable;  ///< what was found fits here, so that it can be looked for again
+    bool unverified;  ///< leads through code that is taken to keep frame pointers
+};
+
+/// Effects: as unwind(). Where more than \p enough frames were found, only such of the C library are walked beyond,
+/// which
+///   may be the last before the outermost one. No byte outside the stack is read: outside the bounds of the thread's
+///   own one, each page is asked for before it is looked at. Takes no lock, allocates nothing; safe in a signal
+///   handler.
+/// Returns: false if it takes the unwinder.
+[[nodiscard]] bool walk_by_rules(std::uintptr_t frame_pointer, unsigned enough, rule_walk& w) noexcept;
+
+/// True if file \p file, of a walk, is still what is loaded at \p address.
+[[nodiscard]] bool is_still_loaded(std::uint16_t file, std::uintptr_t address) noexcept;
+
+/// As trace_by_frame_pointers() and forget_frame_pointers().
+bool add_frame_pointer_code(std::uintptr_t begin, std::uintptr_t end) noexcept;
+void drop_frame_pointer_code(std::uintptr_t begin) noexcept;
+
+/// For tests: forgets all rules.
+void forget_rules() noexcept;
+
+}  // namespace pmr_debug::stack

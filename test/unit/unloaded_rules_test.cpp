@@ -1,0 +1,103 @@
+// Rules of code that is unloaded, and of other code in its place.
+
+#include "stack/capture.hpp"
+#include "stack/rules.hpp"
+#include "stack/unwinder.hpp"
+
+#include <pmr_debug/stack_trace.hpp>
+
+#include <gtest/gtest.h>
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <set>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using namespace pmr_debug;
+
+std::atomic<unsigned> compared{0};
+std::atomic<unsigned> wrong{0};
+
+/// A capture says what the unwinder says.
+[[gnu::noinline]] void compare() {
+    const auto frame = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+    stack::walk truth;
+    stack::unwind(frame, stack::max_walk, truth);
+    for (const unsigned most : {8U, 3U, 24U}) {
+        const trace_view v = view(stack::capture(most, frame));
+        const bool same = v.frames.size() <= truth.depth && v.frames.size() >= std::min(3U, truth.depth) &&
+                          std::equal(v.frames.begin(), v.frames.end(), truth.frames) && !v.flags.cut_short;
+        wrong += same ? 0 : 1;
+    }
+    ++compared;
+}
+
+using caller = void (*)(void (*)());
+
+/// Loads a plug-in, calls through it \p times, and unloads it. Returns: where its function was.
+[[gnu::noinline]] std::uintptr_t use(const char* path, int times) {
+    void* const plugin = ::dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    EXPECT_NE(plugin, nullptr) << ::dlerror();
+    if (plugin == nullptr) {
+        return 0;
+    }
+    const auto call = reinterpret_cast<caller>(::dlsym(plugin, "plugin_call"));
+    for (int i = 0; i < times; ++i) {
+        call(compare);
+    }
+    ::dlclose(plugin);
+    return reinterpret_cast<std::uintptr_t>(call);
+}
+
+TEST(unloaded_rules, are_not_those_of_what_comes_to_the_same_place) {
+    std::set<std::uintptr_t> first;
+    std::set<std::uintptr_t> second;
+    for (int i = 0; i < 20; ++i) {
+        first.insert(use(PLUGIN_SMALL, 3));
+        second.insert(use(PLUGIN_LARGE, 3));
+    }
+    std::vector<std::uintptr_t> both;
+    std::set_intersection(first.begin(), first.end(), second.begin(), second.end(), std::back_inserter(both));
+    EXPECT_FALSE(both.empty()) << "the loader put them in different places, which shows nothing";
+    EXPECT_EQ(compared.load(), 120U);
+    EXPECT_EQ(wrong.load(), 0U);
+}
+
+[[gnu::noinline]] void deeper(int levels) {
+    if (levels == 0) {
+        compare();
+    } else {
+        deeper(levels - 1);
+    }
+    asm volatile("");
+}
+
+TEST(unloaded_rules, hold_while_other_threads_load_and_unload) {
+    constexpr auto length = std::chrono::milliseconds(500);
+    const auto end = std::chrono::steady_clock::now() + length;
+    wrong = 0;
+    std::vector<std::thread> threads;
+    for (int n = 0; n < 4; ++n) {
+        threads.emplace_back([n, end] {
+            for (int i = 0; std::chrono::steady_clock::now() < end; ++i) {
+                if (n < 2) {
+                    use((i + n) % 2 == 0 ? PLUGIN_SMALL : PLUGIN_LARGE, 2);
+                } else {
+                    deeper(i % 20);
+                }
+            }
+        });
+    }
+    for (auto& t : threads) {
+        t.join();
+    }
+    EXPECT_EQ(wrong.load(), 0U);
+}
+
+}  // namespace
