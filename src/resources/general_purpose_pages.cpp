@@ -135,7 +135,8 @@ void forget_gone(general_purpose_core& core, unit& u) noexcept {
         if (!dead) {
             continue;
         }
-        // First, as a double free may be looking at a record of the page: what it finds empty it must know to be given up.
+        // First, as a double free may be looking at a record of the page: what it finds empty it must know to be given
+        // up.
         u.forgotten.fetch_or(bit, std::memory_order_acq_rel);
         if (os::discard(u.records + i * unit_page, unit_page)) {
             core.dropped_records += unit_page;

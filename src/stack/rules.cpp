@@ -50,6 +50,11 @@ std::uint64_t word_at(std::uintptr_t address) noexcept {
     return word;
 }
 
+/// What follows a note's name or content begins at a multiple of 4.
+constexpr std::uintptr_t padded(std::uintptr_t bytes) noexcept {
+    return (bytes + 3) / 4 * 4;
+}
+
 /// Returns: where the build id of the file of \p t is; 0: it has none.
 std::uintptr_t find_build_id(const os::unwind_table& t) noexcept {
     ElfW(Ehdr) file;
@@ -74,11 +79,11 @@ std::uintptr_t find_build_id(const os::unwind_table& t) noexcept {
         for (std::uintptr_t at = base + part.p_vaddr; at + sizeof(ElfW(Nhdr)) + 4 + 8 <= end && end <= t.high;) {
             ElfW(Nhdr) note;
             std::memcpy(&note, reinterpret_cast<const void*>(at), sizeof note);
-            const std::uintptr_t content = at + sizeof note + (note.n_namesz + 3U) / 4U * 4U;
+            const std::uintptr_t content = at + sizeof note + padded(note.n_namesz);
             if (note.n_type == NT_GNU_BUILD_ID && note.n_namesz == 4 && note.n_descsz >= 8) {
                 return content;
             }
-            at = content + (note.n_descsz + 3U) / 4U * 4U;
+            at = content + padded(note.n_descsz);
         }
     }
     return 0;

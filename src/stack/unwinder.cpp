@@ -11,7 +11,7 @@ struct dwarf_eh_bases {
     void* data;
     void* function;
 };
-[[gnu::weak]] const void* _Unwind_Find_FDE(const void* address, dwarf_eh_bases* bases);
+[[gnu::weak]] const void* _Unwind_Find_FDE(const void* address, dwarf_eh_bases* bases);  // NOLINT(*-naming)
 }
 
 namespace pmr_debug::stack {
