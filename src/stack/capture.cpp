@@ -48,18 +48,19 @@ trace_id capture_walking(unsigned frames, std::uintptr_t frame_pointer) noexcept
             count_lost();
             return trace_id::none;
         }
-        unwind(frame_pointer, most + look_ahead, w);
+        unwind(frame_pointer, max_walk, w);
+        w.kept = frames_within(w.frames, w.depth, most);
         count_slow_walk();
     }
     if (w.end == walk_end::outermost) {
         drop_start(w);
     }
-    const bool reached = w.depth > most;
+    const bool reached = w.depth > w.kept;
     auto ending = reached ? ends_at_depth : (w.end == walk_end::no_rules ? ends_cut_short : std::uint8_t{0});
     if (by_rules && w.unverified) {
         ending |= is_unverified;
     }
-    const trace_id id = store(w.frames, reached ? most : w.depth, ending);
+    const trace_id id = store(w.frames, reached ? w.kept : w.depth, ending);
     if (by_rules && id != trace_id::none) {
         if (recent_traces* const recent = ensure_recent(); recent != nullptr) {
             recent->keep(frame_pointer, most, id, w);

@@ -35,13 +35,14 @@ public:
     };
     /// Returns: a plain rule; unknown if a number is out of range.
     [[nodiscard]] static constexpr frame_rule plain(const parts& p) noexcept {
-        if (!fits(p.cfa, cfa_bits) || !fits(p.saved_at, offset_bits) || !fits(p.return_address_at, offset_bits)) {
+        if (!fits(p.cfa, cfa_bits) || !fits(p.saved_at, offset_bits) ||
+            !fits(p.return_address_at, return_address_bits)) {
             return frame_rule(kind::unknown);
         }
         return frame_rule(static_cast<std::uint64_t>(kind::plain) | std::uint64_t{p.by_frame_pointer} << 2 |
                           std::uint64_t{p.loaded} << 3 | static_cast<std::uint64_t>(p.saved) << 4 |
                           field(p.cfa, cfa_bits) << cfa_at | field(p.saved_at, offset_bits) << saved_at_at |
-                          field(p.return_address_at, offset_bits) << return_address_at_at);
+                          field(p.return_address_at, return_address_bits) << return_address_at_at);
     }
 
     [[nodiscard]] constexpr kind what() const noexcept { return static_cast<kind>(bits_ & 3); }
@@ -51,11 +52,11 @@ public:
     [[nodiscard]] constexpr std::int64_t cfa() const noexcept { return value(cfa_at, cfa_bits); }
     [[nodiscard]] constexpr std::int64_t saved_at() const noexcept { return value(saved_at_at, offset_bits); }
     [[nodiscard]] constexpr std::int64_t return_address_at() const noexcept {
-        return value(return_address_at_at, offset_bits);
+        return value(return_address_at_at, return_address_bits);
     }
     /// Bits that a rule leaves alone.
-    static constexpr unsigned free_bits_at = 52;
-    static constexpr unsigned free_bits = 12;
+    static constexpr unsigned free_bits_at = 50;
+    static constexpr unsigned free_bits = 14;
     [[nodiscard]] constexpr std::uint64_t bits() const noexcept { return bits_; }
 
 private:
@@ -64,7 +65,8 @@ private:
     static constexpr unsigned saved_at_at = cfa_at + cfa_bits;
     static constexpr unsigned offset_bits = 14;  // up to 64 KiB
     static constexpr unsigned return_address_at_at = saved_at_at + offset_bits;
-    static_assert(return_address_at_at + offset_bits == free_bits_at);
+    static constexpr unsigned return_address_bits = 12;  // up to 16 KiB
+    static_assert(return_address_at_at + return_address_bits == free_bits_at);
 
     static constexpr bool fits(std::int64_t bytes, unsigned bits) noexcept {
         const std::int64_t most = std::int64_t{1} << (bits - 1);

@@ -5,6 +5,7 @@
 #include "os/spare_stack.hpp"
 #include "os/start_code.hpp"
 #include "stack/depot.hpp"
+#include "stack/frame_class.hpp"
 #include "stack/recent.hpp"
 
 #include <dlfcn.h>
@@ -67,6 +68,7 @@ code function_at(void* p) noexcept {
         return;
     }
     detail::give_back_recent();
+    give_back_classes();
     give_back_depot();
     metadata::address_map::give_back();
     metadata::give_back_process_arena();

@@ -1,5 +1,7 @@
 #include "stack/names.hpp"
 
+#include "stack/frame_class.hpp"
+
 #include "os/stack_bounds.hpp"
 
 #include <unistd.h>
@@ -156,6 +158,9 @@ bool is_library_function(std::string_view name) noexcept {
 }
 
 bool is_standard_internal(std::string_view name) noexcept {
+    if (name.starts_with("_Z")) {  // the demangler refused it, as GCC 12's does some of std's own
+        return is_library_symbol(name);
+    }
     name.remove_prefix(name_start(name));
     if (name.starts_with("__gnu_cxx::")) {
         return true;

@@ -6,6 +6,7 @@
 #include "os/thread.hpp"
 #include "os/unwind_table.hpp"
 #include "stack/cfi.hpp"
+#include "stack/frame_class.hpp"
 
 #include <link.h>
 
@@ -35,7 +36,8 @@ struct loaded_file {
     std::uint64_t build_id;      ///< the first 8 bytes
     std::atomic<bool> ready{false};
 };
-constexpr unsigned most_files = 1U << frame_rule::free_bits;
+constexpr unsigned class_bits = 2;
+constexpr unsigned most_files = 1U << (frame_rule::free_bits - class_bits);
 
 struct file_list {
     loaded_file all[most_files];
@@ -185,6 +187,7 @@ kept_rule& place_of(std::uintptr_t address) noexcept {
 struct found_rule {
     frame_rule rule;
     unsigned file = 0;
+    frame_class whose = frame_class::unknown;
     bool repeatable = true;
     bool unverified = false;
 };
@@ -213,8 +216,11 @@ struct found_rule {
         f.file = number_of(t);
         f.repeatable = f.file != 0;
     }
+    f.whose = class_of(t, address);
+    f.repeatable = f.repeatable && f.whose != frame_class::not_yet;
     if (f.repeatable) {
-        const std::uint64_t bits = f.rule.bits() | std::uint64_t{f.file} << frame_rule::free_bits_at;
+        const std::uint64_t bits = f.rule.bits() | static_cast<std::uint64_t>(f.whose) << frame_rule::free_bits_at |
+                                   std::uint64_t{f.file} << (frame_rule::free_bits_at + class_bits);
         kept_rule& place = place_of(address);
         place.rule.store(bits, std::memory_order_relaxed);
         place.mixed.store(address ^ mix(bits), std::memory_order_relaxed);
@@ -228,12 +234,38 @@ struct found_rule {
     if (place.mixed.load(std::memory_order_relaxed) != (address ^ mix(bits))) [[unlikely]] {
         return make_rule(address);
     }
-    const auto file = static_cast<unsigned>(bits >> frame_rule::free_bits_at);
+    const auto file = static_cast<unsigned>(bits >> (frame_rule::free_bits_at + class_bits));
     if (file != 0 && !is_still_loaded(static_cast<std::uint16_t>(file), address)) [[unlikely]] {
         return make_rule(address);
     }
-    return {frame_rule(bits), file};
+    constexpr std::uint64_t classes = (1U << class_bits) - 1;
+    return {frame_rule(bits), file, static_cast<frame_class>(bits >> frame_rule::free_bits_at & classes)};
 }
+
+// ---- What a trace has room for
+// ---------------------------------------------------------------------------------------
+
+/// Counts frames of the program until there are as many as asked for.
+class frame_budget {
+public:
+    explicit frame_budget(unsigned frames) noexcept : left_(2 * frames), program_(frames) {}
+
+    /// Effects: counts a frame, the \p depth-th. Returns: true if it is the last that there is room for.
+    [[nodiscard]] bool spend(frame_class whose, unsigned depth) noexcept {
+        constexpr unsigned least = 16;  // where it is not known whose they are
+        if (whose == frame_class::program) {
+            left_ -= std::min(left_, 2U);
+            program_ -= program_ != 0 ? 1 : 0;
+        } else if (whose != frame_class::library) {
+            left_ -= std::min(left_, 1U);
+        }
+        return program_ == 0 || (left_ == 0 && depth >= least) || depth == max_frames;
+    }
+
+private:
+    unsigned left_;     ///< in halves of frames
+    unsigned program_;  ///< of those that are known to be its
+};
 
 // ---- The walk -------------------------------------------------------------------------------------------------------
 
@@ -291,18 +323,30 @@ void note_file(rule_walk& w, unsigned file, std::uintptr_t address) noexcept {
 
 }  // namespace
 
+unsigned frames_within(const std::uintptr_t* frames, unsigned depth, unsigned budget) noexcept {
+    frame_budget room(budget);
+    for (unsigned i = 0; i < depth; ++i) {
+        if (room.spend(rule_of(frames[i] - 1).whose, i + 1)) {
+            return i + 1;
+        }
+    }
+    return depth + 1;
+}
+
 bool is_still_loaded(std::uint16_t file, std::uintptr_t address) noexcept {
     return is_same(files->all[file], os::find_unwind_table(address));
 }
 
 // It reads words of other functions' frames, which the sanitizers would take for errors.
-[[gnu::no_sanitize_address, gnu::no_sanitize_thread]] bool walk_by_rules(std::uintptr_t frame_pointer, unsigned enough,
+[[gnu::no_sanitize_address, gnu::no_sanitize_thread]] bool walk_by_rules(std::uintptr_t frame_pointer, unsigned budget,
                                                                          rule_walk& w) noexcept {
     w.depth = w.word_count = w.file_count = 0;
     w.repeatable = true;
     w.unverified = false;
     readable stack(frame_pointer, os::this_stack(frame_pointer));
-    const unsigned most = std::min(enough + look_ahead, max_walk);
+    frame_budget room(budget);
+    unsigned most = max_walk;
+    w.kept = max_walk + 1;
     // A frame is {saved frame pointer, return address}; above that is its caller's stack pointer at the call.
     std::uintptr_t slot = frame_pointer + sizeof(std::uintptr_t);
     std::uintptr_t address = load(slot);
@@ -319,7 +363,7 @@ bool is_still_loaded(std::uint16_t file, std::uintptr_t address) noexcept {
         w.frames[w.depth] = address;
         w.slots[w.depth] = slot;
         ++w.depth;
-        if (w.depth == most || (w.depth > enough && !os::is_start_code(address))) {
+        if (w.depth >= most || (w.depth > w.kept && !os::is_start_code(address))) {
             w.end = walk_end::depth;
             return true;
         }
@@ -329,6 +373,10 @@ bool is_still_loaded(std::uint16_t file, std::uintptr_t address) noexcept {
         w.repeatable = w.repeatable && found.repeatable && !found.unverified && rule.what() != kind::no_data;
         w.unverified = w.unverified || found.unverified;
         note_file(w, found.file, address - 1);
+        if (w.kept > max_walk && room.spend(found.whose, w.depth)) {
+            w.kept = w.depth;
+            most = std::min(w.depth + look_ahead, max_walk);
+        }
         if (rule.what() != kind::plain) [[unlikely]] {
             w.end =
                 rule.what() == kind::outermost || os::is_start_code(address) ? walk_end::outermost : walk_end::no_rules;

@@ -27,17 +27,20 @@ struct rule_walk : walk {
     std::uint16_t files[most_files];
     std::uintptr_t in_files[most_files];  ///< an address in each
     unsigned file_count;
+    unsigned kept;    ///< frames within the budget; more than `depth`: all
     bool repeatable;  ///< what was found fits here, so that it can be looked for again
     bool unverified;  ///< leads through code that is taken to keep frame pointers
 };
 
-/// Effects: as unwind(). Where more than \p enough frames were found, only such of the C library are walked beyond,
-/// which
-///   may be the last before the outermost one. No byte outside the stack is read: outside the bounds of the thread's
-///   own one, each page is asked for before it is looked at. Takes no lock, allocates nothing; safe in a signal
-///   handler.
-/// Returns: false if it takes the unwinder.
-[[nodiscard]] bool walk_by_rules(std::uintptr_t frame_pointer, unsigned enough, rule_walk& w) noexcept;
+/// Effects: as unwind(), until \p budget frames of the program were found; library code is for nothing, and of code of
+/// which it is not known, because its file has no symbols, two count as one, and 16 are for nothing. Then only frames
+/// of the C library are walked, which may be the last before the outermost one. No byte outside the stack is read:
+/// outside the bounds of the thread's own one, each page is asked for before it is looked at. Takes no lock, allocates
+/// nothing; safe in a signal handler. Returns: false if it takes the unwinder.
+[[nodiscard]] bool walk_by_rules(std::uintptr_t frame_pointer, unsigned budget, rule_walk& w) noexcept;
+
+/// Returns: how many of the \p depth frames at \p frames are within \p budget; more than \p depth if all are.
+[[nodiscard]] unsigned frames_within(const std::uintptr_t* frames, unsigned depth, unsigned budget) noexcept;
 
 /// True if file \p file, of a walk, is still what is loaded at \p address.
 [[nodiscard]] bool is_still_loaded(std::uint16_t file, std::uintptr_t address) noexcept;

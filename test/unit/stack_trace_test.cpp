@@ -1,6 +1,7 @@
 #include <pmr_debug/stack_trace.hpp>
 
 #include "stack/capture.hpp"
+#include "stack/frame_class.hpp"
 #include "support/trace_names.hpp"
 
 #include <gtest/gtest.h>
@@ -9,6 +10,7 @@
 #include <ucontext.h>
 
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -178,6 +180,53 @@ TEST(capture_trace, a_known_chain_needs_no_unwinder) {
     }).join();
     EXPECT_EQ(walks[1], walks[0]);
     EXPECT_EQ(walks[2], walks[0]);
+}
+
+/// A call through std::function: frames of the standard library between two of the program.
+NOINLINE trace_id through_std(unsigned levels, unsigned frames) {
+    if (levels == 0) {
+        return here(frames);
+    }
+    const std::function<trace_id()> next = [=] {
+        const trace_id id = through_std(levels - 1, frames);
+        asm volatile("");
+        return id;
+    };
+    const trace_id id = next();
+    asm volatile("");
+    return id;
+}
+
+TEST(capture_trace, counts_frames_of_the_program) {
+    for (const unsigned frames : {1U, 4U, 9U}) {
+        const trace_id id = through_std(12, frames);
+        std::size_t of_program = 0;
+        for (const auto& f : frames_of(id)) {
+            of_program += !f.inlined && f.function.find("std::") != 0 &&
+                                  f.function.find("std::_Function_handler") == std::string::npos
+                              ? 1
+                              : 0;
+        }
+        EXPECT_EQ(of_program, frames) << text(frames_of(id));
+        EXPECT_TRUE(view(id).flags.depth_reached);
+        EXPECT_TRUE(trace_test::is(frames_of(id)[0], "here"));
+    }
+}
+
+TEST(frame_class, is_told_by_the_mangled_name) {
+    using pmr_debug::stack::is_library_symbol;
+    for (const char* const name :
+         {"_ZSt4sortIPiEvT_S1_", "_ZNSt6vectorIiSaIiEE9push_backERKi", "_ZNKSt6vectorIiSaIiEE4sizeEv", "_ZNSaIcEC1Ev",
+          "_ZNSs6appendEPKc", "_ZN9__gnu_cxx13new_allocatorIcE8allocateEmPKv", "_Znwm", "_ZdlPvm", "_ZNSolsEi",
+          "_ZZNSt8functionIFvvEEC1IZ4mainEUlvE_EENKUlvE_clEv", "_ZN9pmr_debug13page_resource5checkEv",
+          "_ZThn8_N9pmr_debug6reportD0Ev", "_ZTv0_n24_NSoD0Ev", "_ZNSt3__16vectorIiE5clearEv"}) {
+        EXPECT_TRUE(is_library_symbol(name)) << name;
+    }
+    for (const char* const name :
+         {"main", "_Z3foov", "_ZN3app4mainEv", "_ZZ4mainENKUlvE_clEv", "_ZN5St3uffE", "qsort", "_ZN3St33fooEv", "",
+          "_Z", "_ZN12_GLOBAL__N_13fooESt6vectorIiSaIiEE", "_ZN10pmr_debugs3fooEv", "_ZThn8_N3app6reportD0Ev"}) {
+        EXPECT_FALSE(is_library_symbol(name)) << name;
+    }
 }
 
 trace_id from_callback = trace_id::none;
