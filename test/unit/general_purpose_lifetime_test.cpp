@@ -252,7 +252,7 @@ TEST(general_purpose_user_policy, of_any_valid_shape_links_and_works) {
     ASSERT_EQ(errors.count(error_kind::overrun), 1U);
     ASSERT_EQ(errors.count(error_kind::double_free), 1U);
     const report& r = errors.back().facts;
-    EXPECT_LE(view(r.allocated).frames.size(), 3U);
+    EXPECT_LE(view(r.allocated).frames.size(), 6U);  // three of the program, and the standard library between them
     EXPECT_EQ(r.freed, pmr_debug::trace_id::none);
 }
 
