@@ -369,8 +369,7 @@ bool is_still_loaded(std::uint16_t file, std::uintptr_t address) noexcept {
         }
         const found_rule found = rule_of(address - 1);
         const frame_rule rule = found.rule;
-        // What is registered as keeping frame pointers may change.
-        w.repeatable = w.repeatable && found.repeatable && !found.unverified && rule.what() != kind::no_data;
+        w.repeatable = w.repeatable && found.repeatable && !found.unverified;
         w.unverified = w.unverified || found.unverified;
         note_file(w, found.file, address - 1);
         if (w.kept > max_walk && room.spend(found.whose, w.depth)) {
@@ -378,8 +377,9 @@ bool is_still_loaded(std::uint16_t file, std::uintptr_t address) noexcept {
             most = std::min(w.depth + look_ahead, max_walk);
         }
         if (rule.what() != kind::plain) [[unlikely]] {
-            w.end =
-                rule.what() == kind::outermost || os::is_start_code(address) ? walk_end::outermost : walk_end::no_rules;
+            const bool whole = rule.what() == kind::outermost || os::is_start_code(address);
+            w.end = whole ? walk_end::outermost : walk_end::no_rules;
+            w.repeatable = w.repeatable && whole;  // what is registered as keeping frame pointers may change
             return rule.what() != kind::unknown;
         }
         std::uintptr_t cfa = top + static_cast<std::uintptr_t>(rule.cfa());
