@@ -52,6 +52,7 @@ struct resolved_frame {
     const char* module = "";           ///< path of the executable or shared library
     std::uintptr_t module_offset = 0;  ///< offset of the address in the module's file image, bytes
     bool inlined = false;              ///< this frame was inlined into the next one
+    bool unloaded = false;             ///< its file was unloaded since; `module` is what it was
     bool in_library = false;           ///< belongs to pmr_debug itself; reports drop these
 };
 

@@ -59,6 +59,7 @@ void on_frame(const resolved_frame& frame, void* context) noexcept {
     o.string("module", frame.module);
     o.key("offset").put('"').hex(frame.module_offset).put('"');
     o.boolean("inlined", frame.inlined);
+    o.boolean("unloaded", frame.unloaded);
 }
 
 void write_frames(writer& out, trace_id id, symbols how) noexcept {

@@ -417,6 +417,9 @@ void write_place(writer& out, const resolved_frame& frame, bool colour) noexcept
         }
     } else if (!module.empty()) {
         out.escaped(module).put('+').hex(frame.module_offset);
+        if (frame.unloaded) {
+            out.text(" (unloaded)");
+        }
     } else {
         out.hex(frame.address);
     }

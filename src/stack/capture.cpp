@@ -60,7 +60,16 @@ trace_id capture_walking(unsigned frames, std::uintptr_t frame_pointer) noexcept
     if (by_rules && w.unverified) {
         ending |= is_unverified;
     }
-    const trace_id id = store(w.frames, reached ? w.kept : w.depth, ending);
+    unsigned words = reached ? w.kept : w.depth;
+    if (by_rules && w.file_count != 0) {
+        std::uintptr_t files = 0;
+        for (unsigned i = 0; i < w.file_count; ++i) {
+            files |= std::uintptr_t{w.files[i]} << (16 * i);
+        }
+        w.frames[words++] = files;
+        ending |= has_files;
+    }
+    const trace_id id = store(w.frames, words, ending);
     if (by_rules && id != trace_id::none) {
         if (recent_traces* const recent = ensure_recent(); recent != nullptr) {
             recent->keep(frame_pointer, most, id, w);

@@ -180,6 +180,11 @@ trace_id hand_out(std::uint32_t id) noexcept {
     return static_cast<trace_id>(id);
 }
 
+std::uint64_t files_of(trace_id id) noexcept {
+    const depot_entry* const e = checked_entry(static_cast<std::uint32_t>(id));
+    return e != nullptr && (e->ending & has_files) != 0 ? e->frames()[e->depth - 1] : 0;
+}
+
 bool is_full() noexcept {
     return full.load(std::memory_order_relaxed);
 }
@@ -207,7 +212,8 @@ trace_view view(trace_id id) noexcept {
     if (e == nullptr || e->is_trace.load(std::memory_order_relaxed) == 0) {
         return {};
     }
-    return {{e->frames(), e->depth},
+    const unsigned depth = e->depth - ((e->ending & stack::has_files) != 0 ? 1U : 0U);
+    return {{e->frames(), depth},
             {(e->ending & stack::ends_at_depth) != 0, (e->ending & stack::ends_cut_short) != 0,
              (e->ending & stack::is_unverified) != 0}};
 }

@@ -17,6 +17,9 @@ inline constexpr std::uint8_t ends_at_depth = 1;
 inline constexpr std::uint8_t ends_cut_short = 2;
 /// Not how it ends, but what it rests on.
 inline constexpr std::uint8_t is_unverified = 4;
+/// Nor is this: the last word of the chain is no frame, but the numbers of up to four files that may be unloaded, see
+/// rules.hpp. The same addresses in other files are another trace.
+inline constexpr std::uint8_t has_files = 8;
 
 /// A trace: a chain of return addresses, innermost first, which follow the header. An id is an entry's offset from the
 /// depot's start, divided by 8.
@@ -112,6 +115,9 @@ inline std::atomic_ref<std::uint32_t> bucket_of(std::uint32_t hash) noexcept {
 
 /// Effects: notes that \p id is handed out as a trace, for the statistics. Returns: \p id as a trace.
 trace_id hand_out(std::uint32_t id) noexcept;
+
+/// Returns: the numbers of the files of \p id, 16 bits each, lowest first; 0: none.
+[[nodiscard]] std::uint64_t files_of(trace_id id) noexcept;
 
 /// True once an entry was refused for lack of memory.
 [[nodiscard]] bool is_full() noexcept;

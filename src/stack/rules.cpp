@@ -7,6 +7,7 @@
 #include "os/unwind_table.hpp"
 #include "stack/cfi.hpp"
 #include "stack/frame_class.hpp"
+#include "stack/modules.hpp"
 
 #include <link.h>
 
@@ -34,6 +35,8 @@ struct loaded_file {
     std::uint64_t functions[4];  ///< of the table: their number, the first ones
     std::uintptr_t build_id_at;  ///< 0: it has none
     std::uint64_t build_id;      ///< the first 8 bytes
+    std::uintptr_t base;
+    const char* path;
     std::atomic<bool> ready{false};
 };
 constexpr unsigned class_bits = 2;
@@ -110,7 +113,7 @@ bool is_same(const loaded_file& f, const os::unwind_table& now) noexcept {
 }
 
 /// Returns: the number of the file of \p t; 0 if there are too many.
-unsigned number_of(const os::unwind_table& t) noexcept {
+unsigned number_of(const os::unwind_table& t, std::uintptr_t address) noexcept {
     const unsigned used = std::min(files->used.load(std::memory_order_acquire), most_files);
     for (unsigned i = used; i-- > 1;) {
         if (is_same(files->all[i], t)) {
@@ -129,6 +132,9 @@ unsigned number_of(const os::unwind_table& t) noexcept {
     read_functions(t, f.functions);
     f.build_id_at = find_build_id(t);
     f.build_id = f.build_id_at != 0 ? word_at(f.build_id_at) : 0;
+    const module m = find_module(address);
+    f.base = m.base;
+    f.path = m.path;
     f.ready.store(true, std::memory_order_release);
     return mine;
 }
@@ -213,7 +219,7 @@ struct found_rule {
         return f;
     }
     if (!stays) {
-        f.file = number_of(t);
+        f.file = number_of(t, address);
         f.repeatable = f.file != 0;
     }
     f.whose = class_of(t, address);
@@ -331,6 +337,14 @@ unsigned frames_within(const std::uintptr_t* frames, unsigned depth, unsigned bu
         }
     }
     return depth + 1;
+}
+
+loaded_file_info file_info(std::uint16_t file) noexcept {
+    if (file == 0 || file >= most_files || !files->all[file].ready.load(std::memory_order_acquire)) {
+        return {};
+    }
+    const loaded_file& f = files->all[file];
+    return {f.table.low, f.table.high, f.base, f.path};
 }
 
 bool is_still_loaded(std::uint16_t file, std::uintptr_t address) noexcept {

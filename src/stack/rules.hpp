@@ -20,7 +20,7 @@ struct rule_walk : walk {
     /// Each frame's return address, and the frame pointer that leads on from it.
     static constexpr unsigned most_words = 2 * (max_walk + 1);
     /// Code that may be unloaded, files of it.
-    static constexpr unsigned most_files = 2;
+    static constexpr unsigned most_files = 4;
 
     watched_word words[most_words];
     unsigned word_count;
@@ -41,6 +41,15 @@ struct rule_walk : walk {
 
 /// Returns: how many of the \p depth frames at \p frames are within \p budget; more than \p depth if all are.
 [[nodiscard]] unsigned frames_within(const std::uintptr_t* frames, unsigned depth, unsigned budget) noexcept;
+
+/// A file that was loaded while the program ran.
+struct loaded_file_info {
+    std::uintptr_t low = 0;  ///< where it was: [low, high)
+    std::uintptr_t high = 0;
+    std::uintptr_t base = 0;  ///< what to take off an address to get the one in the file
+    const char* path = "";    ///< stays valid
+};
+[[nodiscard]] loaded_file_info file_info(std::uint16_t file) noexcept;
 
 /// True if file \p file, of a walk, is still what is loaded at \p address.
 [[nodiscard]] bool is_still_loaded(std::uint16_t file, std::uintptr_t address) noexcept;

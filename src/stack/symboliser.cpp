@@ -4,8 +4,10 @@
 #include "os/guarded.hpp"
 #include "os/quiet.hpp"
 #include "os/thread.hpp"
+#include "stack/depot.hpp"
 #include "stack/modules.hpp"
 #include "stack/names.hpp"
+#include "stack/rules.hpp"
 
 #include <link.h>
 #include <unistd.h>
@@ -240,6 +242,18 @@ void emit_frames(const emitter& emit, std::uintptr_t pc) noexcept {
 
 #endif
 
+/// Returns: the one of \p files that \p address belongs to, if it is not there any more.
+loaded_file_info unloaded_file(std::uint64_t files, std::uintptr_t address) noexcept {
+    for (; files != 0; files >>= 16U) {
+        const auto number = static_cast<std::uint16_t>(files);
+        const loaded_file_info f = file_info(number);
+        if (f.low < address && address <= f.high) {
+            return is_still_loaded(number, address - 1) ? loaded_file_info{} : f;
+        }
+    }
+    return {};
+}
+
 }  // namespace
 
 #if defined(PMR_DEBUG_HAVE_LIBBACKTRACE) && PMR_DEBUG_HAVE_LIBBACKTRACE
@@ -270,6 +284,7 @@ void resolve(trace_id id, frame_visitor visitor, void* context) noexcept {
     if (trace.frames.empty()) {
         return;
     }
+    const std::uint64_t files = stack::files_of(id);
     const os::errno_keeper keep;
     const os::no_cancellation undisturbed;  // files of debug information are opened and read
     const stack::turn mine;
@@ -285,6 +300,15 @@ void resolve(trace_id id, frame_visitor visitor, void* context) noexcept {
         return;
     }
     for (const std::uintptr_t address : trace.frames) {
+        if (const stack::loaded_file_info gone = stack::unloaded_file(files, address); gone.low != 0) {
+            resolved_frame f;
+            f.address = address;
+            f.module = gone.path;
+            f.module_offset = address - gone.base;
+            f.unloaded = true;
+            visitor(f, context);
+            continue;
+        }
         // A return address is where the call's next instruction is; the call itself lies before.
         const std::uintptr_t pc = address - 1;
         stack::emit_frames({visitor, context, address, stack::find_module(pc)}, pc);

@@ -14,6 +14,7 @@
 #include <atomic>
 #include <chrono>
 #include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -67,6 +68,64 @@ TEST(unloaded_rules, are_not_those_of_what_comes_to_the_same_place) {
     EXPECT_FALSE(both.empty()) << "the loader put them in different places, which shows nothing";
     EXPECT_EQ(compared.load(), 120U);
     EXPECT_EQ(wrong.load(), 0U);
+}
+
+trace_id from_plugin = trace_id::none;
+[[gnu::noinline]] void capture_in_plugin() {
+    from_plugin = capture_trace(8);
+    asm volatile("");
+}
+
+struct shown_frame {
+    std::string module;
+    std::string function;
+    std::uintptr_t offset = 0;
+    bool unloaded = false;
+};
+std::vector<shown_frame> frames_shown(trace_id id) {
+    std::vector<shown_frame> all;
+    resolve(
+        id,
+        [](const resolved_frame& f, void* to) noexcept {
+            static_cast<std::vector<shown_frame>*>(to)->push_back({f.module, f.function, f.module_offset, f.unloaded});
+        },
+        &all);
+    return all;
+}
+
+TEST(unloaded_traces, name_the_file_that_was_there) {
+    trace_id ids[2];
+    std::uintptr_t places[2];
+    const char* const paths[] = {PLUGIN_SMALL, PLUGIN_LARGE};
+    for (int i = 0; i < 2; ++i) {
+        void* const plugin = ::dlopen(paths[i], RTLD_NOW | RTLD_LOCAL);
+        ASSERT_NE(plugin, nullptr) << ::dlerror();
+        const auto call = reinterpret_cast<caller>(::dlsym(plugin, "plugin_call"));
+        call(capture_in_plugin);
+        ids[i] = from_plugin;
+        places[i] = reinterpret_cast<std::uintptr_t>(call);
+        const std::vector<shown_frame> loaded = frames_shown(ids[i]);
+        ASSERT_GE(loaded.size(), 3U);
+        EXPECT_EQ(loaded[1].function, "plugin_call");
+        EXPECT_EQ(loaded[1].module, paths[i]);
+        EXPECT_FALSE(loaded[1].unloaded);
+        if (i == 1 && places[0] == places[1]) {  // the first one's place is taken, and its name is not that of this one
+            EXPECT_TRUE(frames_shown(ids[0])[1].unloaded);
+        }
+        ::dlclose(plugin);
+    }
+    EXPECT_EQ(places[0], places[1]) << "the loader put them in different places, which shows less";
+    EXPECT_NE(ids[0], ids[1]) << "call paths of different files";
+    for (int i = 0; i < 2; ++i) {
+        const std::vector<shown_frame> gone = frames_shown(ids[i]);
+        ASSERT_GE(gone.size(), 3U);
+        EXPECT_EQ(gone[1].module, paths[i]);
+        EXPECT_EQ(gone[1].function, "");
+        EXPECT_TRUE(gone[1].unloaded);
+        EXPECT_LT(gone[1].offset, std::uintptr_t{1} << 20);
+        EXPECT_FALSE(gone[0].unloaded);
+        EXPECT_FALSE(gone[2].unloaded);
+    }
 }
 
 [[gnu::noinline]] void deeper(int levels) {
