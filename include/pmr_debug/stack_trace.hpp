@@ -53,6 +53,7 @@ struct resolved_frame {
     std::uintptr_t module_offset = 0;  ///< offset of the address in the module's file image, bytes
     bool inlined = false;              ///< this frame was inlined into the next one
     bool unloaded = false;             ///< its file was unloaded since; `module` is what it was
+    bool changed = false;              ///< the file at `module` is another one by now, so names are from memory only
     bool in_library = false;           ///< belongs to pmr_debug itself; reports drop these
 };
 

@@ -60,6 +60,7 @@ void on_frame(const resolved_frame& frame, void* context) noexcept {
     o.key("offset").put('"').hex(frame.module_offset).put('"');
     o.boolean("inlined", frame.inlined);
     o.boolean("unloaded", frame.unloaded);
+    o.boolean("changed", frame.changed);
 }
 
 void write_frames(writer& out, trace_id id, symbols how) noexcept {

@@ -420,6 +420,9 @@ void write_place(writer& out, const resolved_frame& frame, bool colour) noexcept
         if (frame.unloaded) {
             out.text(" (unloaded)");
         }
+        if (frame.changed) {
+            out.text(" (file changed)");
+        }
     } else {
         out.hex(frame.address);
     }

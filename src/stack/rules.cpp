@@ -1,5 +1,6 @@
 #include "stack/rules.hpp"
 
+#include "os/build_id.hpp"
 #include "os/guarded.hpp"
 #include "os/stack_bounds.hpp"
 #include "os/start_code.hpp"
@@ -8,8 +9,6 @@
 #include "stack/cfi.hpp"
 #include "stack/frame_class.hpp"
 #include "stack/modules.hpp"
-
-#include <link.h>
 
 #include <algorithm>
 #include <atomic>
@@ -55,45 +54,6 @@ std::uint64_t word_at(std::uintptr_t address) noexcept {
     return word;
 }
 
-/// What follows a note's name or content begins at a multiple of 4.
-constexpr std::uintptr_t padded(std::uintptr_t bytes) noexcept {
-    return (bytes + 3) / 4 * 4;
-}
-
-/// Returns: where the build id of the file of \p t is; 0: it has none.
-std::uintptr_t find_build_id(const os::unwind_table& t) noexcept {
-    ElfW(Ehdr) file;
-    if (t.high - t.low < sizeof file) {
-        return 0;
-    }
-    std::memcpy(&file, reinterpret_cast<const void*>(t.low), sizeof file);
-    if (std::memcmp(file.e_ident, ELFMAG, SELFMAG) != 0 || file.e_phentsize != sizeof(ElfW(Phdr))) {
-        return 0;
-    }
-    std::uintptr_t base = t.low;
-    for (unsigned i = 0; i < file.e_phnum; ++i) {
-        ElfW(Phdr) part;
-        std::memcpy(&part, reinterpret_cast<const void*>(t.low + file.e_phoff + i * sizeof part), sizeof part);
-        if (part.p_type == PT_LOAD && part.p_offset == 0) {
-            base = t.low - part.p_vaddr;
-        }
-        if (part.p_type != PT_NOTE) {
-            continue;
-        }
-        const std::uintptr_t end = base + part.p_vaddr + part.p_memsz;
-        for (std::uintptr_t at = base + part.p_vaddr; at + sizeof(ElfW(Nhdr)) + 4 + 8 <= end && end <= t.high;) {
-            ElfW(Nhdr) note;
-            std::memcpy(&note, reinterpret_cast<const void*>(at), sizeof note);
-            const std::uintptr_t content = at + sizeof note + padded(note.n_namesz);
-            if (note.n_type == NT_GNU_BUILD_ID && note.n_namesz == 4 && note.n_descsz >= 8) {
-                return content;
-            }
-            at = content + padded(note.n_descsz);
-        }
-    }
-    return 0;
-}
-
 void read_functions(const os::unwind_table& t, std::uint64_t (&out)[4]) noexcept {
     const auto header = reinterpret_cast<std::uintptr_t>(t.header);
     for (std::uint64_t& word : out) {
@@ -130,7 +90,7 @@ unsigned number_of(const os::unwind_table& t, std::uintptr_t address) noexcept {
     loaded_file& f = files->all[mine];
     f.table = t;
     read_functions(t, f.functions);
-    f.build_id_at = find_build_id(t);
+    f.build_id_at = os::find_build_id(t.low, t.high);
     f.build_id = f.build_id_at != 0 ? word_at(f.build_id_at) : 0;
     const module m = find_module(address);
     f.base = m.base;

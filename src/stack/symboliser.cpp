@@ -1,5 +1,6 @@
 #include <pmr_debug/stack_trace.hpp>
 
+#include "os/build_id.hpp"
 #include "os/fault_signals.hpp"
 #include "os/guarded.hpp"
 #include "os/quiet.hpp"
@@ -82,6 +83,7 @@ struct emitter {
     void* context;
     std::uintptr_t address;
     module where;
+    bool changed = false;
 
     void operator()(const char* function, const char* file, int line, bool inlined) const noexcept {
         static constinit char buffer[8192]{};  // whoever is here has the turn
@@ -93,6 +95,7 @@ struct emitter {
         f.module = where.path;
         f.module_offset = address - where.base;
         f.inlined = inlined;
+        f.changed = changed;
         f.in_library = is_library_function(f.function) || std::string_view(f.file).starts_with(own_sources);
         visitor(f, context);
     }
@@ -224,7 +227,7 @@ const char* symbol_name(const module& where, backtrace_state* state, std::uintpt
 
 void emit_frames(const emitter& emit, std::uintptr_t pc) noexcept {
     source_frames s{emit};
-    backtrace_state* const state = state_of(emit.where);
+    backtrace_state* const state = emit.changed ? nullptr : state_of(emit.where);
     if (state != nullptr) {
         backtrace_pcinfo(state, pc, take_source_frame, ignore_error, &s);
     }
@@ -241,6 +244,25 @@ void emit_frames(const emitter& emit, std::uintptr_t pc) noexcept {
 }
 
 #endif
+
+/// True if the file at the path of \p m is not the one that is loaded, as far as build ids tell: it was built anew, or
+/// the path is relative and the folder another one by now.
+bool is_changed(const module& m) noexcept {
+    struct answer {
+        std::uint64_t identity;
+        bool changed;
+    };
+    static constinit answer last{};  // whoever is here has the turn
+    if (m.identity == 0 || m.path[0] == '\0') {
+        return false;
+    }
+    if (last.identity != m.identity) {
+        const std::uint64_t loaded = os::loaded_build_id(m.code.start, m.code.end);
+        const std::uint64_t on_disk = loaded != 0 ? os::file_build_id(m.path) : 0;
+        last = {m.identity, on_disk != 0 && on_disk != loaded};
+    }
+    return last.changed;
+}
 
 /// Returns: the one of \p files that \p address belongs to, if it is not there any more.
 loaded_file_info unloaded_file(std::uint64_t files, std::uintptr_t address) noexcept {
@@ -311,7 +333,8 @@ void resolve(trace_id id, frame_visitor visitor, void* context) noexcept {
         }
         // A return address is where the call's next instruction is; the call itself lies before.
         const std::uintptr_t pc = address - 1;
-        stack::emit_frames({visitor, context, address, stack::find_module(pc)}, pc);
+        const stack::module where = stack::find_module(pc);
+        stack::emit_frames({visitor, context, address, where, stack::is_changed(where)}, pc);
     }
 }
 

@@ -13,6 +13,8 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
+#include <filesystem>
 #include <set>
 #include <string>
 #include <thread>
@@ -81,13 +83,15 @@ struct shown_frame {
     std::string function;
     std::uintptr_t offset = 0;
     bool unloaded = false;
+    bool changed = false;
 };
 std::vector<shown_frame> frames_shown(trace_id id) {
     std::vector<shown_frame> all;
     resolve(
         id,
         [](const resolved_frame& f, void* to) noexcept {
-            static_cast<std::vector<shown_frame>*>(to)->push_back({f.module, f.function, f.module_offset, f.unloaded});
+            static_cast<std::vector<shown_frame>*>(to)->push_back(
+                {f.module, f.function, f.module_offset, f.unloaded, f.changed});
         },
         &all);
     return all;
@@ -126,6 +130,26 @@ TEST(unloaded_traces, name_the_file_that_was_there) {
         EXPECT_FALSE(gone[0].unloaded);
         EXPECT_FALSE(gone[2].unloaded);
     }
+}
+
+TEST(unloaded_traces, take_no_names_from_a_file_that_was_built_anew) {
+    char folder[] = "/tmp/pluginXXXXXX";
+    ASSERT_NE(::mkdtemp(folder), nullptr);
+    const std::filesystem::path path = std::filesystem::path(folder) / "plugin.so";
+    std::filesystem::copy_file(PLUGIN_SMALL, path);
+    void* const plugin = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    ASSERT_NE(plugin, nullptr) << ::dlerror();
+    reinterpret_cast<caller>(::dlsym(plugin, "plugin_call"))(capture_in_plugin);
+    std::filesystem::remove(path);
+    std::filesystem::copy_file(PLUGIN_LARGE, path);
+    const std::vector<shown_frame> shown = frames_shown(from_plugin);
+    ASSERT_GE(shown.size(), 3U);
+    EXPECT_TRUE(shown[1].changed);
+    EXPECT_EQ(shown[1].module, path);
+    EXPECT_EQ(shown[1].function, "plugin_call") << "the loaded one's own symbols";
+    EXPECT_FALSE(shown[0].changed);
+    ::dlclose(plugin);
+    std::filesystem::remove_all(folder);
 }
 
 [[gnu::noinline]] void deeper(int levels) {
