@@ -153,6 +153,10 @@ struct temp_core {
 
     // ---- temp_memory.cpp: chunks, records, rewinding
     [[nodiscard]] std::size_t extent(std::size_t bytes) const noexcept { return (bytes != 0 ? bytes : 1) + guard; }
+    [[nodiscard]] std::size_t first_chunk() const noexcept {
+        return options.first_chunk_bytes > sizeof(std::max_align_t) ? options.first_chunk_bytes
+                                                                    : sizeof(std::max_align_t);
+    }
     bool grow_records_held() noexcept;
     [[nodiscard]] temp_record* find_held(std::uintptr_t p) noexcept;
     /// The block that holds \p p, else the one that lies before it in its chunk, else null.

@@ -65,7 +65,7 @@ temp_core* temp_core::make(std::pmr::memory_resource* upstream, void* buffer, st
     core->special = core->watched || core->exact;
     core->options = o;
     core->options.name = {};  // the registry has a copy
-    core->next_chunk_bytes = std::max(o.first_chunk_bytes, sizeof(std::max_align_t));
+    core->next_chunk_bytes = core->first_chunk();
     core->errors.handler.store(o.handler, std::memory_order_relaxed);
     if (given != nullptr) {
         core->buffer = reinterpret_cast<std::uintptr_t>(buffer);
@@ -310,7 +310,12 @@ void temp_core::mark_free_held(temp_record& r, trace_id here, std::uint32_t me) 
 }
 
 temp_position temp_core::position_held() const noexcept {
-    return {.chunk = chunk, .next = window->next, .records = count, .needed = needed, .spilled = spilled};
+    return {.chunk = chunk,
+            .next = window->next,
+            .records = count,
+            .needed = needed,
+            .next_chunk_bytes = next_chunk_bytes,
+            .spilled = spilled};
 }
 
 temp_position temp_core::start_held() noexcept {
@@ -319,9 +324,9 @@ temp_position temp_core::start_held() noexcept {
         oldest = oldest->older;
     }
     if (oldest == nullptr || oldest->from != temp_source::given) {
-        return {};
+        return {.next_chunk_bytes = first_chunk()};
     }
-    return {.chunk = oldest, .next = oldest->begin};
+    return {.chunk = oldest, .next = oldest->begin, .next_chunk_bytes = first_chunk()};
 }
 
 void temp_core::bury_held(std::size_t from, trace_id here, std::uint32_t me) noexcept {
@@ -379,9 +384,8 @@ void temp_core::unwind(const temp_position& to, trace_id here, std::uint32_t me,
         }
         needed = to.needed;
         spilled = to.spilled;
-        if (chunk == nullptr || chunk->from == temp_source::given) {
-            next_chunk_bytes = std::max(options.first_chunk_bytes, sizeof(std::max_align_t));
-        }
+        // Chunks that are gone must not make the next one larger: a loop of marks would double it every time.
+        next_chunk_bytes = to.next_chunk_bytes;
     }
     while (gone != nullptr) {
         temp_chunk* const c = gone;
