@@ -397,8 +397,8 @@ report stray_write(general_purpose_core& core, const unsigned char* from, const 
 }
 
 std::size_t verify_rest(general_purpose_core& core, unit& u) noexcept {
-    if (u.large || u.rest_verified || core.record_bytes == 0 || !fills(core)) {
-        return 0;  // what is before a large block is looked at with it
+    if (u.rest_verified || core.record_bytes == 0 || !fills(core)) {
+        return 0;
     }
     std::size_t damaged = 0;
     // Reported once: it is put right; or, where another's live block is, neither touched nor looked at any more.
@@ -437,11 +437,15 @@ std::size_t verify_rest(general_purpose_core& core, unit& u) noexcept {
     unsigned char* const first = slot_ref{&u, 0}.address();
     const std::uint32_t prepared = u.prepared.load(std::memory_order_relaxed);
     const bool recycles = core.rules.freed == reuse::immediate;
-    if (prepared != 0 || recycles) {
+    if (u.large || prepared != 0 || recycles) {
+        // Before a block that is live its canary is looked at with it.
         const slot_state state = slot_ref{&u, 0}.record(core).state.load(std::memory_order_acquire);
         if (state != slot_state::live && state != slot_state::damaged && state != slot_state::freeing) {
             verify(first - u.front(), first, fresh_byte);
         }
+    }
+    if (u.large) {
+        return damaged;
     }
     if (recycles) {  // filled when they are handed out
         for (std::uint32_t i = 0; i < u.capacity && u.zeroed; ++i) {
