@@ -140,6 +140,7 @@ unit* make_unit(fence_core& core, std::size_t bytes, unsigned shift, std::uint32
     } else {
         u->base = carve(core, bytes / granule, true);
     }
+    u->slots = u->base + (!core.guarded_range() && core.overrun_side && shift != single_shift ? page : 0);
     u->size = bytes;
     u->owner = &core;
     u->records = static_cast<slot_record*>(records);
@@ -197,10 +198,14 @@ unit* make_single(fence_core& core, std::size_t bytes, std::size_t alignment,
     const std::size_t data = os::round_up(extent(core, bytes, alignment), page);
     const bool exact = core.exact && alignment >= page;
     const std::size_t wide = std::max(alignment, page);
-    // The guard page behind, or room before the block for it; and a range's granules may have to be aligned.
+    // The guard page behind, or room before the block for it; and a range's granules may have to be aligned. Where
+    // there are no guards both ends have room for canaries.
+    const bool before = !core.guarded_range() || (!core.overrun_side && data != 0);
     std::size_t need = data + (core.overrun_side ? page : wide);
     if (core.guarded_range()) {
         need += alignment > page ? alignment : 0;
+    } else {
+        need += core.overrun_side ? wide : page;
     }
     need += exact ? alignment : 0;
     if (core.guarded_range()) {
@@ -216,7 +221,7 @@ unit* make_single(fence_core& core, std::size_t bytes, std::size_t alignment,
         }
         u->next = 1;
         u->unmovable.store(true, std::memory_order_relaxed);
-        u->single_data = os::round_up(u->base + (core.overrun_side || data == 0 ? 0 : page), wide);
+        u->single_data = os::round_up(u->base + (before ? page : 0), wide);
         u->single_data |= exact ? alignment : 0;
         u->single_guard = data == 0           ? u->single_data
                           : core.overrun_side ? u->single_data + data
