@@ -97,6 +97,7 @@ struct unit : metadata::address_range {
     bool warm = false;                       ///< has the pages and guards of an earlier strip, in a mapping of its own
     std::atomic<std::uint32_t> guarded{0};   ///< slots whose markers were installed, counted from the first
     std::atomic<bool> guard_by_slot{false};  ///< installing many at once was refused
+    std::uint32_t guarded_singly = 0;        ///< placement::after_guard: behind the last slot that was guarded then
     os::guard_tier trap = os::guard_tier::none;
     std::atomic<int> protects{0};    ///< ranges of it that are guarded by os::guard_tier::protect
     std::uint32_t evicted = 0;       ///< freed blocks trapped ahead of the others; under the lock
