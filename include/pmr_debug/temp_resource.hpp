@@ -96,6 +96,7 @@ struct temp_position {
     std::uintptr_t next = 0;
     std::size_t records = 0;
     std::size_t needed = 0;
+    std::size_t next_chunk_bytes = 0;
     bool spilled = false;
 };
 

@@ -582,7 +582,7 @@ resource_ref peek_former_owner(std::uintptr_t address, owned_block* out) noexcep
     return range != nullptr ? describe(range->owner) : resource_ref{};
 }
 
-resource_ref find_covering(const void* address, const block_info& block, const resource_record* self,
+resource_ref find_covering(const void* address, const own_memory& mine, const resource_record* self,
                            owned_block* out) noexcept {
     address_finding answer;
     bool answered = false;
@@ -599,10 +599,10 @@ resource_ref find_covering(const void* address, const block_info& block, const r
             if (!std::exchange(answered, false) || found.gone_back || found.is != address_finding::what::live_block) {
                 return true;
             }
-            const auto start = reinterpret_cast<std::uintptr_t>(block.address);
             const auto theirs = reinterpret_cast<std::uintptr_t>(found.block.address);
-            const bool within = theirs <= start && start + block.size <= theirs + found.block.size;
-            const bool around = start <= theirs && theirs + found.block.size <= start + block.size;
+            const std::uintptr_t end = theirs + found.block.size;
+            const bool within = theirs <= mine.from && mine.from + mine.bytes <= end;
+            const bool around = mine.block <= theirs && end <= mine.block + mine.block_bytes;
             if (within || around) {
                 return true;
             }

@@ -182,12 +182,19 @@ inline constexpr std::size_t object_bytes = 2 * sizeof(void*);
 /// find_at().
 [[nodiscard]] resource_ref peek_former_owner(std::uintptr_t address, owned_block* out) noexcept;
 
-/// Effects: asks the living resources, the one constructed last first, for a live block that holds \p address and is
-/// not
-///   \p block; of \p self none is asked for. Blocks that \p block lies in, or that lie in it, do not count: one
-///   resource may stand on the other.
+/// What is a resource's own around a byte that it looks at.
+struct own_memory {
+    std::uintptr_t from = 0;  ///< as the upstream gave it, as far as that is known
+    std::size_t bytes = 0;
+    std::uintptr_t block = 0;  ///< the block of it that was handed out there, or is
+    std::size_t block_bytes = 0;
+};
+
+/// Effects: asks the living resources, the one constructed last first, for a live block that holds \p address; \p self
+///   is not asked. Blocks that all of \p mine lies in, or that lie in its block, do not count: one resource may stand
+///   on the other.
 /// Returns: whose it is (id 0: nobody's), and the block in \p out. Takes no lock, as find_at().
-[[nodiscard]] resource_ref find_covering(const void* address, const block_info& block, const resource_record* self,
+[[nodiscard]] resource_ref find_covering(const void* address, const own_memory& mine, const resource_record* self,
                                          owned_block* out) noexcept;
 
 /// Returns: the living resource at \p address; of another library's, nothing but the address (id 0). For signal

@@ -1,6 +1,7 @@
 #include "resources/block_reports.hpp"
 
 #include "metadata/remains.hpp"
+#include "os/other_tools.hpp"
 #include "report/copies.hpp"
 #include "report/wording.hpp"
 #include "resources/leak_listing.hpp"
@@ -79,11 +80,33 @@ void add_covering(report& r, const resource_ref& owner, const metadata::owned_bl
 void look_for_covering(report& r, const metadata::resource_record* self) noexcept {
     metadata::owned_block theirs;
     const bool known = r.first_bad != nullptr && r.block.address != nullptr;
-    if (const resource_ref owner =
-            known ? metadata::find_covering(r.first_bad, r.block, self, &theirs) : resource_ref{};
+    const auto block = reinterpret_cast<std::uintptr_t>(r.block.address);
+    const metadata::own_memory mine{block, r.block.size, block, r.block.size};
+    if (const resource_ref owner = known ? metadata::find_covering(r.first_bad, mine, self, &theirs) : resource_ref{};
         owner.id != 0) {
         add_covering(r, owner, theirs);
     }
+}
+
+PMR_DEBUG_UNSEEN_BY_ASAN covering_block covering_damage(std::uintptr_t from, std::uintptr_t to, unsigned char expected,
+                                                        bool or_zero, const metadata::own_memory& mine,
+                                                        const metadata::resource_record* self) noexcept {
+    // Who asks may hold a lock: so many bytes, and not each. A block is aligned to 8 at least, or lies next to one.
+    constexpr int most_asked = 1 << 11;
+    constexpr std::uintptr_t step = 8;
+    covering_block found;
+    int asked = 0;
+    for (std::uintptr_t at = from; at < to && asked < most_asked && found.owner.id == 0;) {
+        const unsigned char value = *reinterpret_cast<const unsigned char*>(at);
+        if (value == expected || (or_zero && value == 0)) {
+            ++at;
+            continue;
+        }
+        found.owner = metadata::find_covering(reinterpret_cast<const void*>(at), mine, self, &found.block);
+        at = (at | (step - 1)) + 1;
+        ++asked;
+    }
+    return found;
 }
 
 resource_ref other_owner(const void* p, std::size_t bytes, std::size_t alignment, const metadata::resource_record* self,

@@ -39,6 +39,19 @@ void add_covering(report& r, const resource_ref& owner, const metadata::owned_bl
 ///   lock is held.
 void look_for_covering(report& r, const metadata::resource_record* self) noexcept;
 
+/// A live block of another resource; id 0: none.
+struct covering_block {
+    resource_ref owner;
+    metadata::owned_block block;
+};
+
+/// Effects: looks whether a live block of another resource covers one of the bytes of [from, to) that are not
+///   \p expected, nor 0 where that is allowed. Who mends such bytes asks first: they may be right as they are. Takes no
+///   lock. Returns: the first such block.
+[[nodiscard]] covering_block covering_damage(std::uintptr_t from, std::uintptr_t to, unsigned char expected,
+                                             bool or_zero, const metadata::own_memory& mine,
+                                             const metadata::resource_record* self) noexcept;
+
 /// What is to be said if a block of the reporting resource was freed where another's lives now: which of the two was
 /// meant is not known.
 inline constexpr std::string_view hint_second_free_or_wrong =

@@ -10,7 +10,8 @@
 //
 // D: data pages, #: guard page. A slot is a power of two of pages, one of them the guard; so the guards of a strip
 // stand where they stood when its pages move to another strip. `index` tells the unit of each granule. Over an upstream
-// whose pages are not ours to protect, units are single allocations, found by the process-wide address map.
+// whose pages are not ours to protect, units are single allocations, found by the process-wide address map. There the
+// guard page is memory as any other: each half is the canary of a neighbour, and one more page lies at the open end.
 //
 // Who writes what: a record belongs to whoever moved its state to live, or away from live; a unit's `next` to the
 // holder of `bump`; lists, frontier and granules to the holder of `lock`.
@@ -52,8 +53,9 @@ inline constexpr unsigned smallest_shift = 13;
 inline constexpr std::size_t smallest_slot = std::size_t{1} << smallest_shift;
 inline constexpr unsigned classes = granule_shift - smallest_shift + 1;
 inline constexpr unsigned single_shift = 63;  ///< every offset in the unit is slot 0
-/// Strips over an upstream whose memory is not ours.
-inline constexpr std::size_t foreign_strip = std::size_t{1} << 16;
+/// Strips over an upstream whose memory is not ours: 8 slots, and a page for the canary at the end that no slot
+/// follows.
+inline constexpr std::size_t foreign_strip = 8 * smallest_slot + page;
 /// Strips whose pages are kept ready.
 inline constexpr unsigned most_warm = 16;
 /// Strips that are mappings of their own, moved there, or sealed between others that are not. The kernel allows 65 530
@@ -95,9 +97,11 @@ struct unit : metadata::address_range {
     bool warm = false;                       ///< has the pages and guards of an earlier strip, in a mapping of its own
     std::atomic<std::uint32_t> guarded{0};   ///< slots whose markers were installed, counted from the first
     std::atomic<bool> guard_by_slot{false};  ///< installing many at once was refused
+    std::uint32_t guarded_singly = 0;        ///< placement::after_guard: behind the last slot that was guarded then
     os::guard_tier trap = os::guard_tier::none;
     std::atomic<int> protects{0};    ///< ranges of it that are guarded by os::guard_tier::protect
     std::uint32_t evicted = 0;       ///< freed blocks trapped ahead of the others; under the lock
+    std::uintptr_t slots = 0;        ///< where slot 0 begins
     std::uintptr_t single_data = 0;  ///< single: first data page
     std::uintptr_t single_guard = 0;
     std::uint64_t first_serial = 0;
@@ -235,7 +239,7 @@ struct geometry {
         const bool behind = u.single_guard >= u.single_data;
         return {u.single_data, behind ? u.single_guard : u.base + u.size, u.single_guard};
     }
-    const std::uintptr_t slot = u.base + (std::uintptr_t{s.index} << u.shift);
+    const std::uintptr_t slot = u.slots + (std::uintptr_t{s.index} << u.shift);
     const std::uintptr_t end = slot + (std::uintptr_t{1} << u.shift);
     return core.overrun_side ? geometry{slot, end - page, end - page} : geometry{slot + page, end, slot};
 }
@@ -245,11 +249,11 @@ struct geometry {
     return core.exact && bytes != 0 && alignment < page ? os::round_up(bytes, alignment) + alignment : bytes;
 }
 
-/// The address of a block of \p size bytes in the slot: in its guard page, if \p size is 0.
+/// The address of a block of \p size bytes in the slot: in its guard page, if \p size is 0 and that may fault.
 [[nodiscard]] inline std::uintptr_t address_in(const fence_core& core, const geometry& g, std::size_t size,
                                                unsigned alignment) noexcept {
     if (!core.overrun_side) {
-        return size == 0 ? g.guard : g.data;
+        return size == 0 && core.guarded_range() ? g.guard : g.data;
     }
     const std::size_t most = std::size_t{1} << (alignment < 12 ? alignment : 12U);
     const std::uintptr_t at = g.guard - os::round_up(size, most);
@@ -280,6 +284,16 @@ struct canaries {
     c.front = c.block;
     c.back = c.end;
     if (core.window == 0) {
+        return c;
+    }
+    if (!core.guarded_range()) {
+        const unit& u = *s.owner;
+        const bool alone = u.shift == single_shift;
+        const std::size_t width = std::min(core.window, page / 2);  // the other half is the neighbour's
+        const std::uintptr_t first = alone ? u.base : g.data - page / 2;
+        const std::uintptr_t last = alone ? u.base + u.size : g.data_end + page / 2;
+        c.front = c.block - std::min(width, c.block - first);
+        c.back = std::min((core.overrun_side ? g.guard : c.end) + width, last);
         return c;
     }
     const bool unguarded = r.guard == os::guard_tier::none;
@@ -338,7 +352,7 @@ inline constexpr std::size_t most_range = std::size_t{1} << 44;
 }
 
 [[nodiscard]] inline slot_ref slot_at(unit& u, std::uintptr_t address) noexcept {
-    return {&u, static_cast<std::uint32_t>((address - u.base) >> u.shift)};
+    return {&u, static_cast<std::uint32_t>((address - u.slots) >> u.shift)};
 }
 
 // ---- end_of_page_memory.cpp ----------------------------------------------------------------------------------------

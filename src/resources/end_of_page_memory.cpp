@@ -140,6 +140,7 @@ unit* make_unit(fence_core& core, std::size_t bytes, unsigned shift, std::uint32
     } else {
         u->base = carve(core, bytes / granule, true);
     }
+    u->slots = u->base + (!core.guarded_range() && core.overrun_side && shift != single_shift ? page : 0);
     u->size = bytes;
     u->owner = &core;
     u->records = static_cast<slot_record*>(records);
@@ -197,10 +198,14 @@ unit* make_single(fence_core& core, std::size_t bytes, std::size_t alignment,
     const std::size_t data = os::round_up(extent(core, bytes, alignment), page);
     const bool exact = core.exact && alignment >= page;
     const std::size_t wide = std::max(alignment, page);
-    // The guard page behind, or room before the block for it; and a range's granules may have to be aligned.
+    // The guard page behind, or room before the block for it; and a range's granules may have to be aligned. Where
+    // there are no guards both ends have room for canaries.
+    const bool before = !core.guarded_range() || (!core.overrun_side && data != 0);
     std::size_t need = data + (core.overrun_side ? page : wide);
     if (core.guarded_range()) {
         need += alignment > page ? alignment : 0;
+    } else {
+        need += core.overrun_side ? wide : page;
     }
     need += exact ? alignment : 0;
     if (core.guarded_range()) {
@@ -216,7 +221,7 @@ unit* make_single(fence_core& core, std::size_t bytes, std::size_t alignment,
         }
         u->next = 1;
         u->unmovable.store(true, std::memory_order_relaxed);
-        u->single_data = os::round_up(u->base + (core.overrun_side || data == 0 ? 0 : page), wide);
+        u->single_data = os::round_up(u->base + (before ? page : 0), wide);
         u->single_data |= exact ? alignment : 0;
         u->single_guard = data == 0           ? u->single_data
                           : core.overrun_side ? u->single_data + data
@@ -448,13 +453,31 @@ slot_ref fresh_slot(fence_core& core, std::size_t slot, std::size_t bytes, std::
     return s;
 }
 
+/// Effects: guards slot \p index and the next, and those before them that are not guarded yet. Returns: how that slot
+/// is.
+os::guard_tier guard_with_next(fence_core& core, unit& u, std::uint32_t index) noexcept {
+    const std::scoped_lock hold(core.lock);
+    const std::uint32_t markers = u.guarded.load(std::memory_order_relaxed);
+    u.guarded_singly = std::max(u.guarded_singly, markers);
+    for (const std::uint32_t behind = std::min(index + 2, u.capacity); u.guarded_singly < behind; ++u.guarded_singly) {
+        const slot_ref s{&u, u.guarded_singly};
+        s.record().guard = guard_range(u, geometry_of(core, s).guard, page);
+    }
+    return index < markers ? os::guard_tier::marker : u.records[index].guard;
+}
+
 /// Effects: guards a slot that was never used. Returns: how.
 os::guard_tier guard_slot(fence_core& core, slot_ref s) noexcept {
     if (!core.guarded_range()) {
         return os::guard_tier::none;
     }
-    if (s.index < s.owner->guarded.load(std::memory_order_acquire) || guard_ahead(core, *s.owner, s.index)) {
+    // Where the guard comes first, what a block that fills its pages runs into is the next slot's.
+    const std::uint32_t next = core.overrun_side ? s.index : std::min(s.index + 1, s.owner->capacity - 1);
+    if (next < s.owner->guarded.load(std::memory_order_acquire) || guard_ahead(core, *s.owner, next)) {
         return os::guard_tier::marker;
+    }
+    if (!core.overrun_side && s.owner->shift != single_shift) {
+        return guard_with_next(core, *s.owner, s.index);
     }
     return guard_range(*s.owner, geometry_of(core, s).guard, page);
 }

@@ -96,6 +96,20 @@ private:
     std::size_t length_ = 0;
 };
 
+/// Effects: looks whether a live block of another resource covers one of the bytes of [from, to) that are not
+/// \p expected, and says so in \p r, which tells of the slot.
+void note_covering(const fence_core& core, slot_ref s, std::uintptr_t from, std::uintptr_t to, unsigned char expected,
+                   report& r) noexcept {
+    if (core.guarded_range() || r.covering.address != nullptr) {
+        return;  // in a range of its own no other's block lies
+    }
+    const metadata::own_memory mine{s.owner->base, s.owner->size, reinterpret_cast<std::uintptr_t>(r.block.address),
+                                    r.block.size};
+    if (const covering_block found = covering_damage(from, to, expected, false, mine, core.self); found.owner.id != 0) {
+        add_covering(r, found.owner, found.block);
+    }
+}
+
 void report_damage(fence_core& core, slot_ref s, error_kind kind, std::uintptr_t from, std::uintptr_t to) noexcept {
     report r = report_of(core.self, kind);
     add_block(core, s, r);
@@ -108,6 +122,7 @@ void report_damage(fence_core& core, slot_ref s, error_kind kind, std::uintptr_t
     if (s.record().guard == os::guard_tier::none) {
         r.hint = hint.text();
     }
+    note_covering(core, s, from, to, canary_byte, r);
     raise(core.errors, r);
 }
 
@@ -152,6 +167,11 @@ report note_written(fence_core& core, slot_ref s) noexcept {
         note_damage(c.block, c.end, freed_byte, r);
     }
     note_damage(c.end, c.back, canary_byte, r);
+    note_covering(core, s, c.front, c.block, canary_byte, r);
+    if (core.rules.fill) {
+        note_covering(core, s, c.block, c.end, freed_byte, r);
+    }
+    note_covering(core, s, c.end, c.back, canary_byte, r);
     s.record().state.store(slot_state::damaged, std::memory_order_release);
     s.owner->damaged.store(true, std::memory_order_relaxed);
     return r;

@@ -172,6 +172,24 @@ PMR_DEBUG_UNSEEN_BY_ASAN void note_damage(const unsigned char* p, std::size_t n,
     }
 }
 
+/// Effects: looks whether a live block of another resource covers one of the bytes [from, from + bytes) that are not
+///   \p expected, nor 0 where that is allowed, and says so in \p r. They lie in \p u, in its block \p block or around
+///   it.
+/// Returns: true if so: they may be right as they are.
+bool note_covering(const general_purpose_core& core, const unit& u, const block_info& block, const unsigned char* from,
+                   std::size_t bytes, unsigned char expected, bool or_zero, report& r) noexcept {
+    const auto start = reinterpret_cast<std::uintptr_t>(from);
+    const metadata::own_memory mine{.from = u.from != nullptr ? u.from->base : u.base,
+                                    .bytes = u.from != nullptr ? u.from->size : u.size,
+                                    .block = reinterpret_cast<std::uintptr_t>(block.address),
+                                    .block_bytes = block.size};
+    const covering_block found = covering_damage(start, start + bytes, expected, or_zero, mine, core.record);
+    if (found.owner.id != 0) {
+        add_covering(r, found.owner, found.block);
+    }
+    return found.owner.id != 0;
+}
+
 void report_invalid(general_purpose_core& core, void* p, std::size_t bytes, std::size_t alignment) noexcept {
     const auto address = reinterpret_cast<std::uintptr_t>(p);
     report r = call_report(core.record, error_kind::invalid_free, p, bytes, alignment);
@@ -353,11 +371,12 @@ void report_surroundings(general_purpose_core& core, slot_ref s) noexcept {
         behind.hint = "Only bytes next to the following block were written: that block may have been underrun instead.";
     }
     if (before.first_bad != nullptr) {
-        look_for_covering(before, core.record);
+        note_covering(core, *s.owner, before.block, a.front, bytes_between(a.front, a.block), fresh_byte, false,
+                      before);
         raise_from(core, before);
     }
     if (behind.first_bad != nullptr) {
-        look_for_covering(behind, core.record);
+        note_covering(core, *s.owner, behind.block, a.end, slack, fresh_byte, false, behind);
         raise_from(core, behind);
     }
 }
@@ -378,17 +397,30 @@ report stray_write(general_purpose_core& core, const unsigned char* from, const 
 }
 
 std::size_t verify_rest(general_purpose_core& core, unit& u) noexcept {
-    if (u.large || u.rest_verified || core.record_bytes == 0 || !fills(core)) {
-        return 0;  // what is before a large block is looked at with it
+    if (u.rest_verified || core.record_bytes == 0 || !fills(core)) {
+        return 0;
     }
     std::size_t damaged = 0;
+    // Reported once: it is put right; or, where another's live block is, neither touched nor looked at any more.
+    const auto settle = [&](report& r, const block_info& block, unsigned char* from, std::size_t bytes,
+                            unsigned char expected, bool gone) noexcept {
+        if (note_covering(core, u, block, from, bytes, expected, gone, r)) {
+            u.rest_verified = true;
+            u.damaged = true;
+        } else {
+            fill_memory(core, from, gone ? 0 : expected, bytes);
+        }
+        raise_from(core, r);
+        ++damaged;
+    };
     const auto verify = [&](unsigned char* all, unsigned char* behind, unsigned char expected) {
         if (all >= behind) {
             return;
         }
         for_each_part(u, all, bytes_between(all, behind),
                       [&](unsigned char* from, std::size_t bytes, bool gone) noexcept {
-                          if (all_bytes(from, bytes, expected) || (gone && all_bytes_or_zero(from, bytes, expected))) {
+                          if (u.rest_verified || all_bytes(from, bytes, expected) ||
+                              (gone && all_bytes_or_zero(from, bytes, expected))) {
                               return;
                           }
                           report r = stray_write(core, from, from + bytes, gone ? 0 : expected);
@@ -399,19 +431,21 @@ std::size_t verify_rest(general_purpose_core& core, unit& u) noexcept {
                               describe_block(core, {&u, 0}, r);
                               note_damage(from, bytes, expected, r, gone);
                           }
-                          fill_memory(core, from, gone ? 0 : expected, bytes);  // reported once
-                          raise_from(core, r);
-                          ++damaged;
+                          settle(r, {}, from, bytes, expected, gone);
                       });
     };
     unsigned char* const first = slot_ref{&u, 0}.address();
     const std::uint32_t prepared = u.prepared.load(std::memory_order_relaxed);
     const bool recycles = core.rules.freed == reuse::immediate;
-    if (prepared != 0 || recycles) {
+    if (u.large || prepared != 0 || recycles) {
+        // Before a block that is live its canary is looked at with it.
         const slot_state state = slot_ref{&u, 0}.record(core).state.load(std::memory_order_acquire);
         if (state != slot_state::live && state != slot_state::damaged && state != slot_state::freeing) {
             verify(first - u.front(), first, fresh_byte);
         }
+    }
+    if (u.large) {
+        return damaged;
     }
     if (recycles) {  // filled when they are handed out
         for (std::uint32_t i = 0; i < u.capacity && u.zeroed; ++i) {
@@ -426,16 +460,14 @@ std::size_t verify_rest(general_purpose_core& core, unit& u) noexcept {
     }
     if (u.again.load(std::memory_order_acquire)) {
         // In a unit that is borrowed from its line, a slot that is ready is about to be handed out by another thread.
-        for (std::uint32_t i = 0; i < u.capacity && !u.borrowed; ++i) {
+        for (std::uint32_t i = 0; i < u.capacity && !u.borrowed && !u.rest_verified; ++i) {
             const slot_ref s{&u, i};
             if (s.record(core).state.load(std::memory_order_acquire) == slot_state::ready &&
                 !all_bytes(s.address(), u.slot_size, fresh_byte)) {
                 report r = report_of(core.record, error_kind::write_after_free);
                 describe_block(core, s, r);
                 note_damage(s.address(), u.slot_size, fresh_byte, r);
-                fill_memory(core, s.address(), fresh_byte, u.slot_size);  // reported once
-                raise_from(core, r);
-                ++damaged;
+                settle(r, r.block, s.address(), u.slot_size, fresh_byte, false);
             }
         }
         verify(reinterpret_cast<unsigned char*>(u.slots_end()), rest_end(u), fresh_byte);
@@ -457,9 +489,13 @@ bool verify_freed(general_purpose_core& core, slot_ref s) noexcept {
     }
     report r = report_of(core.record, error_kind::write_after_free);
     describe_block(core, s, r);
-    for_each_part(
-        *s.owner, s.address(), s.owner->slot_bytes(),
-        [&r](const unsigned char* p, std::size_t n, bool gone) noexcept { note_damage(p, n, freed_byte, r, gone); });
+    for_each_part(*s.owner, s.address(), s.owner->slot_bytes(),
+                  [&](const unsigned char* p, std::size_t n, bool gone) noexcept {
+                      note_damage(p, n, freed_byte, r, gone);
+                      if (r.covering.address == nullptr) {
+                          note_covering(core, *s.owner, r.block, p, n, freed_byte, gone, r);
+                      }
+                  });
     s.record(core).state.store(slot_state::damaged, std::memory_order_release);
     s.owner->damaged = true;
     raise_from(core, r);
@@ -523,7 +559,7 @@ std::size_t verify_untouched(general_purpose_core& core, std::uintptr_t from, st
         return 0;
     }
     report r = stray_write(core, start, start + (to - from), 0);
-    fill_memory(core, start, 0, to - from);
+    fill_memory(core, start, 0, to - from);  // pages of this resource's own: no other's block lies there
     raise_from(core, r);
     return 1;
 }

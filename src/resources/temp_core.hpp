@@ -14,6 +14,7 @@
 #include "metadata/registry.hpp"
 #include "os/brief_lock.hpp"
 #include "report/dispatch.hpp"
+#include "resources/block_reports.hpp"
 #include "resources/bytes.hpp"
 #include "resources/thread_binding.hpp"
 #include "resources/upstream_watch.hpp"
@@ -47,11 +48,15 @@ enum class temp_source : std::uint8_t { given, upstream, pages };
 struct temp_chunk {
     std::uintptr_t begin = 0;  // behind the canary before the first block
     std::size_t size = 0;
-    std::size_t front = 0;  // bytes before `begin`; those next to it, temp_front at most, are the canary
+    std::size_t front = 0;   // bytes before `begin`
+    std::size_t canary = 0;  // of those, so many next to it are filled
     std::size_t alignment = 0;
-    std::uintptr_t next = 0;       // where the cursor stood when the arena went on to another chunk
-    std::uintptr_t used = 0;       // what lies behind was never handed out
-    std::uintptr_t high = 0;       // what lies between the cursor and this is 0xDD, if filled
+    std::uintptr_t next = 0;  // where the cursor stood when the arena went on to another chunk
+    std::uintptr_t used = 0;  // what lies behind was never handed out
+    std::uintptr_t high = 0;  // what lies between the cursor and this is 0xDD, if filled
+    /// Behind the last byte that may be handed out, filled and verified: the end, unless a live block of another
+    /// resource was found there.
+    std::uintptr_t limit = 0;
     std::size_t first_record = 0;  // index of the first record of this chunk
     temp_chunk* older = nullptr;
     temp_source from = temp_source::given;
@@ -74,6 +79,7 @@ struct temp_record {
     std::uint8_t alignment_log2 = 0;
     temp_state state = temp_state::live;
     bool was_freed = false;  // gone, but deallocated before
+    bool covered = false;    // by a live block of another resource: neither verified nor filled any more
 
     [[nodiscard]] std::size_t alignment() const noexcept { return std::size_t{1} << alignment_log2; }
 };
@@ -86,6 +92,7 @@ struct temp_damage {
     std::uint8_t bad_value = 0;
     std::uint8_t expected = 0;
     bool never_used = false;  // the bytes were never handed out; `block` lies before them
+    covering_block covering;  // the bytes may be right: they stay as they are
 };
 
 /// A request on its way.
@@ -97,6 +104,15 @@ struct temp_request {
 
     [[nodiscard]] std::size_t room() const noexcept { return bytes != 0 ? bytes : 1; }
 };
+
+[[nodiscard]] constexpr std::uintptr_t align_up(std::uintptr_t p, std::size_t alignment) noexcept {
+    return (p + (alignment - 1)) & ~(static_cast<std::uintptr_t>(alignment) - 1);
+}
+
+/// The next multiple of \p alignment that is none of twice that.
+[[nodiscard]] constexpr std::uintptr_t align_exactly(std::uintptr_t p, std::size_t alignment) noexcept {
+    return align_up(p, alignment) | alignment;
+}
 
 struct temp_core {
     enum class placed : std::uint8_t { done, overflow, needs_upstream, needs_pages, no_records, damaged };
@@ -153,8 +169,14 @@ struct temp_core {
 
     // ---- temp_memory.cpp: chunks, records, rewinding
     [[nodiscard]] std::size_t extent(std::size_t bytes) const noexcept { return (bytes != 0 ? bytes : 1) + guard; }
+    [[nodiscard]] std::size_t first_chunk() const noexcept {
+        return options.first_chunk_bytes > sizeof(std::max_align_t) ? options.first_chunk_bytes
+                                                                    : sizeof(std::max_align_t);
+    }
     bool grow_records_held() noexcept;
     [[nodiscard]] temp_record* find_held(std::uintptr_t p) noexcept;
+    /// The chunk that blocks are in, at \p p, or null.
+    [[nodiscard]] temp_chunk* chunk_held(std::uintptr_t p) const noexcept;
     /// The block that holds \p p, else the one that lies before it in its chunk, else null.
     [[nodiscard]] temp_record* find_near_held(std::uintptr_t p) noexcept;
     [[nodiscard]] const temp_record* find_past_held(std::uintptr_t p, bool exactly) const noexcept;
@@ -182,16 +204,23 @@ struct temp_core {
     // ---- temp_errors.cpp
     /// For the registry: see describe_address_function.
     static bool describe_address(void* core, std::uintptr_t address, metadata::address_finding* out) noexcept;
-    [[nodiscard]] bool spoilt_held(temp_record& r, temp_damage& out) const noexcept;
+    /// Effects: looks whether bytes of [from, to) are not \p value, and makes them so: each damage is told once. If a
+    ///   live block of another resource covers one of them all stay as they are, and \p out says so.
+    [[nodiscard]] bool repair_held(const temp_chunk* c, std::uintptr_t from, std::uintptr_t to, unsigned char value,
+                                   temp_damage& out) const noexcept;
+    /// Effects: from \p from on the memory of \p c is another's.
+    void cut_held(temp_chunk& c, std::uintptr_t from) noexcept;
+    [[nodiscard]] bool spoilt_held(temp_record& r, temp_damage& out) noexcept;
     /// Effects: looks for a write before the first block of \p c, and repairs it.
-    [[nodiscard]] bool front_spoilt_held(const temp_chunk& c, temp_damage& out) noexcept;
+    [[nodiscard]] bool front_spoilt_held(temp_chunk& c, temp_damage& out) noexcept;
     /// Effects: tells of such writes. \p c is the arena's no more.
-    void verify_front(const temp_chunk& c) noexcept;
+    void verify_front(temp_chunk& c) noexcept;
     /// Effects: looks for a write to dead memory, or to memory never handed out, in \p c, and repairs it.
-    [[nodiscard]] bool stale_held(const temp_chunk& c, std::uintptr_t from, std::uintptr_t to,
-                                  temp_damage& out) noexcept;
+    [[nodiscard]] bool stale_held(temp_chunk& c, std::uintptr_t from, std::uintptr_t to, temp_damage& out) noexcept;
+    /// Effects: tells of what was written to where the block of \p r would lie, and leaves it out.
+    void skip_damaged(const temp_request& r) noexcept;
     std::size_t verify(std::size_t first_record) noexcept;
-    std::size_t verify_dead(const temp_chunk& c, std::uintptr_t from, std::uintptr_t to) noexcept;
+    std::size_t verify_dead(temp_chunk& c, std::uintptr_t from, std::uintptr_t to) noexcept;
     /// Effects: verifies what lies behind the cursor, \p ahead bytes; SIZE_MAX: all of all chunks that is filled.
     std::size_t verify_unused(std::size_t ahead) noexcept;
     void tell(const temp_damage& d) noexcept;
@@ -211,14 +240,14 @@ struct temp_core {
     /// As every entry that is not allocate or deallocate does it.
     std::uint32_t enter(trace_id here) noexcept;
 
-    /// Effects: puts the block of \p r at the cursor, if it can. \p out: its address; \p bad: for `damaged`.
+    /// Effects: puts the block of \p r at the cursor, if it can. \p out: its address.
     template <temp_shape S>
-    placed place_held(const temp_request& r, void*& out, temp_damage& bad) noexcept {
+    placed place_held(const temp_request& r, void*& out) noexcept {
         if (special) [[unlikely]] {
             const auto place = exact ? &temp_core::place_unwatched_held<S, true> : &temp_core::place_unwatched_held<S>;
-            return watched ? place_watched_held(r, out, bad, place) : (this->*place)(r, out, bad);
+            return watched ? place_watched_held(r, out, place) : (this->*place)(r, out);
         }
-        return place_unwatched_held<S>(r, out, bad);
+        return place_unwatched_held<S>(r, out);
     }
 
     // ---- temp_tools.cpp
@@ -229,10 +258,15 @@ struct temp_core {
     void bury_memory(std::uintptr_t from, std::uintptr_t to) const noexcept;
 
 private:
-    using place_function = placed (temp_core::*)(const temp_request&, void*&, temp_damage&) noexcept;
+    using place_function = placed (temp_core::*)(const temp_request&, void*&) noexcept;
     template <temp_shape S, bool Exact = false>
-    placed place_unwatched_held(const temp_request& r, void*& out, temp_damage& bad) noexcept;
-    placed place_watched_held(const temp_request& r, void*& out, temp_damage& bad, place_function place) noexcept;
+    placed place_unwatched_held(const temp_request& r, void*& out) noexcept;
+    placed place_watched_held(const temp_request& r, void*& out, place_function place) noexcept;
+    /// Where the block of \p r would lie at the cursor.
+    template <bool Exact>
+    [[nodiscard]] std::uintptr_t place_of(const temp_request& r) const noexcept {
+        return Exact ? align_exactly(window->next, r.alignment) : align_up(window->next, r.alignment);
+    }
     void bad_pointer(void* p, const temp_request& given) noexcept;
     void bury_held(std::size_t from, trace_id here, std::uint32_t me) noexcept;
     void retire(temp_chunk* c) noexcept;
@@ -247,19 +281,10 @@ inline void fill_bytes(std::uintptr_t p, std::size_t bytes, unsigned char value)
     std::memset(reinterpret_cast<void*>(p), value, bytes);
 }
 
-[[nodiscard]] constexpr std::uintptr_t align_up(std::uintptr_t p, std::size_t alignment) noexcept {
-    return (p + (alignment - 1)) & ~(static_cast<std::uintptr_t>(alignment) - 1);
-}
-
 [[nodiscard]] block_info describe(const temp_record& r) noexcept;
 
-/// The next multiple of \p alignment that is none of twice that.
-[[nodiscard]] constexpr std::uintptr_t align_exactly(std::uintptr_t p, std::size_t alignment) noexcept {
-    return align_up(p, alignment) | alignment;
-}
-
 template <temp_shape S, bool Exact>
-temp_core::placed temp_core::place_unwatched_held(const temp_request& r, void*& out, temp_damage& bad) noexcept {
+temp_core::placed temp_core::place_unwatched_held(const temp_request& r, void*& out) noexcept {
     const std::size_t needed_then = align_up(buffer + needed, r.alignment) - buffer + r.room();
     const bool fits = buffer_bytes != 0 && !spilled && needed_then <= buffer_bytes;
     if (buffer_bytes != 0 && !fits && !spilled) [[unlikely]] {
@@ -269,7 +294,7 @@ temp_core::placed temp_core::place_unwatched_held(const temp_request& r, void*& 
     if (chunk == nullptr || (chunk->from == temp_source::upstream) == fits) [[unlikely]] {
         return elsewhere;
     }
-    const std::uintptr_t at = Exact ? align_exactly(window->next, r.alignment) : align_up(window->next, r.alignment);
+    const std::uintptr_t at = place_of<Exact>(r);
     if (at > window->end || r.room() + guard > window->end - at) [[unlikely]] {
         return elsewhere;
     }
@@ -280,10 +305,7 @@ temp_core::placed temp_core::place_unwatched_held(const temp_request& r, void*& 
     if constexpr (S.fill) {
         if (fills && chunk->high > window->next) {
             const std::uintptr_t stop = end < chunk->high ? end : chunk->high;
-            if (!all_bytes(window->next, stop - window->next, temp_dead) && stale_held(*chunk, window->next, stop, bad))
-                [[unlikely]] {
-                window->next = stop;  // not used again
-                chunk->used = stop > chunk->used ? stop : chunk->used;
+            if (!all_bytes(window->next, stop - window->next, temp_dead)) [[unlikely]] {
                 return placed::damaged;
             }
         }

@@ -42,10 +42,9 @@ void* temp_engine<S>::allocate(temp_core* core, std::size_t bytes, std::size_t a
             core->grow(r, temp_source::upstream);
         } else {
             placed how{};
-            temp_damage bad;
             {
                 const os::brief_hold<locked> hold(core->lock);
-                how = core->place_held<S>(r, p, bad);
+                how = core->place_held<S>(r, p);
             }
             switch (how) {
                 case placed::done: return p;
@@ -53,7 +52,7 @@ void* temp_engine<S>::allocate(temp_core* core, std::size_t bytes, std::size_t a
                 case placed::needs_upstream: core->grow(r, temp_source::upstream); break;
                 case placed::needs_pages: core->grow(r, temp_source::pages); break;
                 case placed::no_records: core->fail();
-                case placed::damaged: core->tell(bad); break;
+                case placed::damaged: core->skip_damaged(r); break;
             }
         }
     }

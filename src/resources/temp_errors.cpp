@@ -38,24 +38,6 @@ void add_block(report& r, const temp_record& known) noexcept {
     r.freed = known.freed;
 }
 
-// Counts the bytes of [from, to) that are not `value`, and makes them so: each damage is told once.
-PMR_DEBUG_UNSEEN_BY_ASAN bool repair(std::uintptr_t from, std::uintptr_t to, unsigned char value,
-                                     temp_damage& out) noexcept {
-    out.bad_bytes = 0;
-    out.expected = value;
-    auto* const bytes = reinterpret_cast<unsigned char*>(from);
-    for (std::size_t i = 0; i < to - from; ++i) {
-        if (bytes[i] != value) {
-            if (out.bad_bytes++ == 0) {
-                out.first_bad = from + i;
-                out.bad_value = bytes[i];
-            }
-            bytes[i] = value;
-        }
-    }
-    return out.bad_bytes != 0;
-}
-
 }  // namespace
 
 block_info describe(const temp_record& r) noexcept {
@@ -106,26 +88,74 @@ bool temp_core::describe_address(void* core, std::uintptr_t address, metadata::a
 
 // ---- Damage --------------------------------------------------------------------------------------------------------
 
-bool temp_core::spoilt_held(temp_record& r, temp_damage& out) const noexcept {
+PMR_DEBUG_UNSEEN_BY_ASAN bool temp_core::repair_held(const temp_chunk* c, std::uintptr_t from, std::uintptr_t to,
+                                                     unsigned char value, temp_damage& out) const noexcept {
+    out.bad_bytes = 0;
+    out.expected = value;
+    auto* const bytes = reinterpret_cast<unsigned char*>(from);
+    for (std::size_t i = 0; i < to - from; ++i) {
+        if (bytes[i] != value && out.bad_bytes++ == 0) {
+            out.first_bad = from + i;
+            out.bad_value = bytes[i];
+        }
+    }
+    if (out.bad_bytes == 0) {
+        return false;
+    }
+    metadata::own_memory mine{.block = out.block.address, .block_bytes = out.block.size};
+    mine.from = c != nullptr ? c->start() : mine.block;
+    mine.bytes = c != nullptr ? c->bytes() : mine.block_bytes;
+    if (out.never_used) {
+        mine.block_bytes = 0;  // it is only the one that is nearest
+    }
+    out.covering = covering_damage(out.first_bad, to, value, false, mine, self);
+    for (std::size_t i = out.first_bad - from; i < to - from && out.covering.owner.id == 0; ++i) {
+        bytes[i] = value;
+    }
+    return true;
+}
+
+void temp_core::cut_held(temp_chunk& c, std::uintptr_t from) noexcept {
+    c.limit = std::min(c.limit, from);
+    c.high = std::min(c.high, c.limit);
+    if (&c == chunk) {
+        window->end = std::min(window->end, c.limit);
+    }
+}
+
+bool temp_core::spoilt_held(temp_record& r, temp_damage& out) noexcept {
     const std::uintptr_t end = r.address + extent(r.size);
     const bool live = r.state == temp_state::live;
     const std::uintptr_t from = live ? r.address + r.size : r.address;
     const unsigned char expected = live ? temp_guard : temp_dead;
-    const bool kept = live ? shape.fill : fills;
-    if (!kept || all_bytes(from, end - from, expected) || !repair(from, end, expected, out)) {
+    const bool kept = (live ? shape.fill : fills) && !r.covered;
+    if (!kept || all_bytes(from, end - from, expected)) {
         return false;
     }
     out.kind = live ? error_kind::overrun : error_kind::write_after_free;
     out.block = r;
+    temp_chunk* const c = chunk_held(r.address);
+    if (!repair_held(c, from, end, expected, out)) {
+        return false;
+    }
+    if (out.covering.owner.id != 0) {
+        r.covered = true;
+        if (c != nullptr) {
+            cut_held(*c, out.first_bad);
+        }
+    }
     return true;
 }
 
-bool temp_core::front_spoilt_held(const temp_chunk& c, temp_damage& out) noexcept {
-    const std::size_t canary = std::min(c.front, temp_front);
-    if (all_bytes(c.begin - canary, canary, temp_guard) || !repair(c.begin - canary, c.begin, temp_guard, out)) {
+bool temp_core::front_spoilt_held(temp_chunk& c, temp_damage& out) noexcept {
+    if (all_bytes(c.begin - c.canary, c.canary, temp_guard) ||
+        !repair_held(&c, c.begin - c.canary, c.begin, temp_guard, out)) {
         return false;
     }
     out.kind = error_kind::underrun;
+    if (out.covering.owner.id != 0) {
+        c.canary = 0;
+    }
     const auto within = [&c](const temp_record& r) noexcept { return r.address - c.begin < c.size; };
     if (c.first_record < count && within(records[c.first_record])) {
         out.block = records[c.first_record];
@@ -141,7 +171,7 @@ bool temp_core::front_spoilt_held(const temp_chunk& c, temp_damage& out) noexcep
     return true;
 }
 
-void temp_core::verify_front(const temp_chunk& c) noexcept {
+void temp_core::verify_front(temp_chunk& c) noexcept {
     temp_damage bad;
     {
         const os::brief_hold<true> hold(lock);
@@ -153,7 +183,7 @@ void temp_core::verify_front(const temp_chunk& c) noexcept {
     tell(bad);
 }
 
-PMR_DEBUG_UNSEEN_BY_ASAN bool temp_core::stale_held(const temp_chunk& c, std::uintptr_t from, std::uintptr_t to,
+PMR_DEBUG_UNSEEN_BY_ASAN bool temp_core::stale_held(temp_chunk& c, std::uintptr_t from, std::uintptr_t to,
                                                     temp_damage& out) noexcept {
     while (from != to && *reinterpret_cast<const unsigned char*>(from) == temp_dead) {
         ++from;
@@ -170,16 +200,41 @@ PMR_DEBUG_UNSEEN_BY_ASAN bool temp_core::stale_held(const temp_chunk& c, std::ui
         } else if (const temp_record* const before = last_past_held(c.begin, from); before != nullptr) {
             out.block = *before;
         }
-        return repair(from, to, temp_dead, out);
+    } else {
+        to = std::min(to, unused);  // what lies behind is told by itself
+        out.kind = error_kind::use_after_free;
+        if (const temp_record* const r = find_past_held(from, false); r != nullptr) {
+            out.block = *r;
+            out.kind = r->was_freed ? error_kind::write_after_free : error_kind::use_after_free;
+            to = std::min(to, r->address + extent(r->size));
+        }
     }
-    to = std::min(to, unused);  // what lies behind is told by itself
-    out.kind = error_kind::use_after_free;
-    if (const temp_record* const r = find_past_held(from, false); r != nullptr) {
-        out.block = *r;
-        out.kind = r->was_freed ? error_kind::write_after_free : error_kind::use_after_free;
-        to = std::min(to, r->address + extent(r->size));
+    if (!repair_held(&c, from, to, temp_dead, out)) {
+        return false;
     }
-    return repair(from, to, temp_dead, out);
+    if (out.covering.owner.id != 0) {
+        cut_held(c, out.first_bad);
+    }
+    return true;
+}
+
+void temp_core::skip_damaged(const temp_request& r) noexcept {
+    temp_damage bad;
+    {
+        const os::brief_hold<true> hold(lock);
+        const os::unseen_by_valgrind hidden(watched);
+        const std::uintptr_t end = (exact ? place_of<true>(r) : place_of<false>(r)) + r.room() + guard;
+        if (chunk == nullptr || window->next >= chunk->high) {
+            return;  // another thread was faster
+        }
+        const std::uintptr_t stop = std::min(end, chunk->high);
+        if (!stale_held(*chunk, window->next, stop, bad)) {
+            return;
+        }
+        window->next = stop;  // not used again
+        chunk->used = std::max(chunk->used, stop);
+    }
+    tell(bad);
 }
 
 std::size_t temp_core::verify(std::size_t first_record) noexcept {
@@ -203,13 +258,13 @@ std::size_t temp_core::verify(std::size_t first_record) noexcept {
     return found;
 }
 
-std::size_t temp_core::verify_dead(const temp_chunk& c, std::uintptr_t from, std::uintptr_t to) noexcept {
+std::size_t temp_core::verify_dead(temp_chunk& c, std::uintptr_t from, std::uintptr_t to) noexcept {
     std::size_t found = 0;
     const auto intact = [&]() noexcept {
         const os::unseen_by_valgrind hidden(watched);
         return all_bytes(from, to - from, temp_dead);
     };
-    while (fills && from < to && !intact()) {
+    for (to = std::min(to, c.limit); fills && from < to && !intact(); to = std::min(to, c.limit)) {
         temp_damage bad;
         {
             const os::brief_hold<true> hold(lock);
@@ -228,21 +283,21 @@ std::size_t temp_core::verify_unused(std::size_t ahead) noexcept {
     for (std::size_t found = 0;; ++found) {
         temp_damage bad;
         bool any = false;
-        const auto look = [&](const temp_chunk& c, std::uintptr_t from, std::uintptr_t to) noexcept {
+        const auto look = [&](temp_chunk& c, std::uintptr_t from, std::uintptr_t to) noexcept {
             any = any || (fills && from < to && !all_bytes(from, to - from, temp_dead) && stale_held(c, from, to, bad));
         };
         {
             const os::brief_hold<true> hold(lock);
             const os::unseen_by_valgrind hidden(watched);
             const bool all = ahead == SIZE_MAX;
-            for (const temp_chunk* c = chunk; c != nullptr; c = all ? c->older : nullptr) {
+            for (temp_chunk* c = chunk; c != nullptr; c = all ? c->older : nullptr) {
                 const std::uintptr_t next = c == chunk ? window->next : c->next;
                 look(*c, next, all || next >= c->high ? c->high : next + std::min(ahead, c->high - next));
             }
-            for (const temp_chunk* c = all ? waiting : nullptr; c != nullptr; c = c->older) {
+            for (temp_chunk* c = all ? waiting : nullptr; c != nullptr; c = c->older) {
                 look(*c, c->begin, c->high);
             }
-            for (const temp_chunk* c = chunk; c != nullptr && !any; c = c->older) {
+            for (temp_chunk* c = chunk; c != nullptr && !any; c = c->older) {
                 any = front_spoilt_held(*c, bad);
             }
         }
@@ -268,6 +323,9 @@ void temp_core::tell(const temp_damage& d) noexcept {
         r.hint =
             "these bytes of the arena were never handed out; whoever wrote there went past the end of a block, or used "
             "a pointer that leads nowhere";
+        if (d.covering.owner.id != 0) {
+            add_covering(r, d.covering.owner, d.covering.block);
+        }
         raise(errors, r);
         return;
     }
@@ -283,7 +341,9 @@ void temp_core::tell(const temp_damage& d) noexcept {
     r.bad_bytes = d.bad_bytes;
     r.bad_value = d.bad_value;
     r.expected_value = d.expected;
-    look_for_covering(r, self);
+    if (d.covering.owner.id != 0) {
+        add_covering(r, d.covering.owner, d.covering.block);
+    }
     raise(errors, r);
 }
 

@@ -65,7 +65,7 @@ temp_core* temp_core::make(std::pmr::memory_resource* upstream, void* buffer, st
     core->special = core->watched || core->exact;
     core->options = o;
     core->options.name = {};  // the registry has a copy
-    core->next_chunk_bytes = std::max(o.first_chunk_bytes, sizeof(std::max_align_t));
+    core->next_chunk_bytes = core->first_chunk();
     core->errors.handler.store(o.handler, std::memory_order_relaxed);
     if (given != nullptr) {
         core->buffer = reinterpret_cast<std::uintptr_t>(buffer);
@@ -73,6 +73,7 @@ temp_core* temp_core::make(std::pmr::memory_resource* upstream, void* buffer, st
         core->claimed_bytes.store(bytes, std::memory_order_relaxed);
         given->begin = given->next = given->used = given->high = core->buffer;
         given->size = bytes;
+        given->limit = core->buffer + bytes;
         core->chunk = given;
         *core->window = {.next = core->buffer, .end = core->buffer + bytes};
     }
@@ -140,6 +141,14 @@ bool temp_core::grow_records_held() noexcept {
     return true;
 }
 
+temp_chunk* temp_core::chunk_held(std::uintptr_t p) const noexcept {
+    temp_chunk* c = chunk;
+    while (c != nullptr && p - c->begin >= c->size) {
+        c = c->older;
+    }
+    return c;
+}
+
 temp_record* temp_core::find_near_held(std::uintptr_t p) noexcept {
     std::size_t stop = count;
     for (const temp_chunk* c = chunk; c != nullptr; stop = c->first_record, c = c->older) {
@@ -185,7 +194,7 @@ const temp_record* temp_core::last_past_held(std::uintptr_t from, std::uintptr_t
 }
 
 void temp_core::fill_ahead_held(std::uintptr_t end) noexcept {
-    const std::uintptr_t stop = chunk->begin + chunk->size;
+    const std::uintptr_t stop = chunk->limit;
     const std::uintptr_t from = std::max(end, chunk->high);
     const std::uintptr_t to = end + std::min(temp_ahead, stop - end);
     if (fills && from < to) {
@@ -253,16 +262,17 @@ void temp_core::grow(const temp_request& r, temp_source from) {
             *c = {.begin = begin,
                   .size = bytes - front,
                   .front = front,
+                  .canary = std::min(front, temp_front),
                   .alignment = alignment,
                   .next = begin,
                   .used = begin,
                   .high = begin,
+                  .limit = start + bytes,
                   .first_record = count,
                   .older = chunk,
                   .from = from};
             chunk = c;
-            const std::size_t canary = std::min(front, temp_front);
-            fill_bytes(begin - canary, canary, temp_guard);
+            fill_bytes(begin - c->canary, c->canary, temp_guard);
             close_memory(start, start + bytes);
             *window = {.next = begin, .end = start + bytes};
             fill_ahead_held(begin);
@@ -300,7 +310,7 @@ void temp_core::mark_free_held(temp_record& r, trace_id here, std::uint32_t me) 
     used.live_bytes -= r.size;
     ++used.total_deallocations;
     dead_bytes += r.size;
-    if (fills) {
+    if (fills && !r.covered) {
         fill_bytes(r.address, extent(r.size), temp_dead);
     }
     while (newest_live != 0 && newest_live <= count && records[newest_live - 1].state != temp_state::live &&
@@ -310,7 +320,12 @@ void temp_core::mark_free_held(temp_record& r, trace_id here, std::uint32_t me) 
 }
 
 temp_position temp_core::position_held() const noexcept {
-    return {.chunk = chunk, .next = window->next, .records = count, .needed = needed, .spilled = spilled};
+    return {.chunk = chunk,
+            .next = window->next,
+            .records = count,
+            .needed = needed,
+            .next_chunk_bytes = next_chunk_bytes,
+            .spilled = spilled};
 }
 
 temp_position temp_core::start_held() noexcept {
@@ -319,9 +334,9 @@ temp_position temp_core::start_held() noexcept {
         oldest = oldest->older;
     }
     if (oldest == nullptr || oldest->from != temp_source::given) {
-        return {};
+        return {.next_chunk_bytes = first_chunk()};
     }
-    return {.chunk = oldest, .next = oldest->begin};
+    return {.chunk = oldest, .next = oldest->begin, .next_chunk_bytes = first_chunk()};
 }
 
 void temp_core::bury_held(std::size_t from, trace_id here, std::uint32_t me) noexcept {
@@ -365,23 +380,21 @@ void temp_core::unwind(const temp_position& to, trace_id here, std::uint32_t me,
             temp_chunk* const c = chunk;
             c->next = window->next;
             chunk = c->older;
-            *window =
-                chunk != nullptr ? temp_window{.next = chunk->next, .end = chunk->begin + chunk->size} : temp_window{};
+            *window = chunk != nullptr ? temp_window{.next = chunk->next, .end = chunk->limit} : temp_window{};
             c->older = gone;
             gone = c;
         }
         // With reuse of the last block the cursor may stand before the mark already.
         if (chunk != nullptr && to.next < window->next) {
-            bury_memory(to.next, window->next);
+            bury_memory(to.next, std::min(window->next, chunk->limit));
             chunk->used = std::max(chunk->used, window->next);
-            chunk->high = std::max(chunk->high, window->next);
+            chunk->high = std::min(std::max(chunk->high, window->next), chunk->limit);
             window->next = to.next;
         }
         needed = to.needed;
         spilled = to.spilled;
-        if (chunk == nullptr || chunk->from == temp_source::given) {
-            next_chunk_bytes = std::max(options.first_chunk_bytes, sizeof(std::max_align_t));
-        }
+        // Chunks that are gone must not make the next one larger: a loop of marks would double it every time.
+        next_chunk_bytes = to.next_chunk_bytes;
     }
     while (gone != nullptr) {
         temp_chunk* const c = gone;
@@ -393,9 +406,9 @@ void temp_core::unwind(const temp_position& to, trace_id here, std::uint32_t me,
 void temp_core::retire(temp_chunk* c) noexcept {
     if (fills) {
         verify_dead(*c, c->next, c->high);
-        bury_memory(c->begin, c->next);
+        bury_memory(c->begin, std::min(c->next, c->limit));
         c->used = std::max(c->used, c->next);
-        c->high = std::max(c->high, c->next);
+        c->high = std::min(std::max(c->high, c->next), c->limit);
         c->next = c->begin;
     }
     if (!fills || options.quarantine_bytes == 0 || c->from == temp_source::pages) {

@@ -33,17 +33,16 @@ void temp_core::bury_memory(std::uintptr_t from, std::uintptr_t to) const noexce
     }
 }
 
-temp_core::placed temp_core::place_watched_held(const temp_request& r, void*& out, temp_damage& bad,
-                                                place_function place) noexcept {
+temp_core::placed temp_core::place_watched_held(const temp_request& r, void*& out, place_function place) noexcept {
     const std::uintptr_t from = window->next;
-    const std::uintptr_t at = exact ? align_exactly(from, r.alignment) : align_up(from, r.alignment);
+    const std::uintptr_t at = exact ? place_of<true>(r) : place_of<false>(r);
     const std::uintptr_t room = at <= window->end ? window->end - at : 0;
     const std::uintptr_t end = std::min(room, r.room() + guard) + at;
     const os::unseen_by_valgrind hidden(true);
     if (room != 0) {
         os::unpoison(reinterpret_cast<const void*>(from), end - from);
     }
-    const placed how = (this->*place)(r, out, bad);
+    const placed how = (this->*place)(r, out);
     if (room != 0) {
         close_memory(from, end);
     }

@@ -7,9 +7,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <memory>
 #include <memory_resource>
+#include <new>
+#include <optional>
+#include <utility>
 
 namespace {
 
@@ -76,6 +81,150 @@ TEST(covering_block, of_another_resource_is_named) {
     EXPECT_EQ(errors[0].facts.covering.address, q);
     EXPECT_EQ(errors[0].facts.owner.name, "two");
     two.deallocate(q, 88, 8);
+}
+
+// Gives its first block less room than it is asked for, so that the second lies in it; and all others enough.
+class once_narrow_pool final : public std::pmr::memory_resource {
+public:
+    explicit once_narrow_pool(std::size_t first) : second_(first) {}
+
+private:
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+        const std::size_t free = calls_ == 0 ? 0 : calls_ == 1 ? second_ : next_;
+        const std::size_t at = (free + alignment - 1) & ~(alignment - 1);
+        if (at + bytes > sizeof room_) {
+            throw std::bad_alloc();
+        }
+        next_ = std::max(next_, at + bytes);
+        ++calls_;
+        return room_ + at;
+    }
+    void do_deallocate(void*, std::size_t, std::size_t) override {}
+    [[nodiscard]] bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override {
+        return this == &other;
+    }
+    std::size_t second_;
+    std::size_t next_ = 0;
+    int calls_ = 0;
+    alignas(4096) unsigned char room_[std::size_t{1} << 20]{};
+};
+
+// Who looks at memory of its own and finds another's live block there says so, once, and leaves it alone.
+template <class Resource, class Options>
+void expect_left_alone(std::size_t room, bool by_check) {
+    constexpr std::size_t bytes = 1000;
+    collecting_handler errors;
+    const auto pool = std::make_unique<once_narrow_pool>(room);
+    std::optional<Resource> one(std::in_place, pool.get(), Options{.name = "one", .handler = &errors});
+    Resource two(pool.get(), Options{.name = "two", .handler = &errors});
+    void* const p = one->allocate(8, 8);
+    void* const q = allocate_here(two, bytes, 8);
+    std::memset(q, 2, bytes);
+    const auto intact = [&] {
+        const auto* const first = static_cast<const unsigned char*>(q);
+        return std::all_of(first, first + bytes, [](unsigned char c) { return c == 2; });
+    };
+    if (by_check) {
+        EXPECT_EQ(one->check(), 1U);
+        EXPECT_TRUE(intact());
+        EXPECT_EQ(one->check(), 0U) << "told once";
+    }
+    one->deallocate(p, 8, 8);
+    one.reset();
+    EXPECT_TRUE(intact());
+    ASSERT_EQ(errors.size(), 1U);
+    const pmr_debug::report& r = errors[0].facts;
+    EXPECT_EQ(r.kind, error_kind::overrun);
+    EXPECT_EQ(r.resource.name, "one");
+    EXPECT_EQ(r.owner.name, "two");
+    EXPECT_EQ(r.covering.address, q);
+    EXPECT_EQ(r.covering.size, bytes);
+    EXPECT_TRUE(trace_contains(r.other, "allocate_here"));
+    EXPECT_NE(errors[0].text.find("covered by"), std::string_view::npos) << errors[0].text;
+    // And nobody else is blamed.
+    EXPECT_EQ(two.check(), 0U);
+    two.deallocate(q, bytes, 8);
+    EXPECT_EQ(two.check(), 0U);
+    EXPECT_EQ(errors.size(), 1U) << errors.back().text;
+}
+
+TEST(covering_block, in_memory_of_an_arena_is_left_alone) {
+    for (const bool by_check : {true, false}) {
+        expect_left_alone<pmr_debug::temp_resource<>, pmr_debug::temp_options>(2048, by_check);
+        expect_left_alone<pmr_debug::basic_temp_resource<pmr_debug::thorough_policy>, pmr_debug::temp_options>(
+            2048, by_check);
+    }
+}
+
+constexpr pmr_debug::policy quarantined{.freed = pmr_debug::reuse::quarantined};
+
+TEST(covering_block, in_memory_of_a_heap_is_left_alone) {
+    for (const bool by_check : {true, false}) {
+        expect_left_alone<pmr_debug::general_purpose_resource, pmr_debug::general_purpose_options>(4096, by_check);
+        expect_left_alone<pmr_debug::basic_general_purpose_resource<quarantined>, pmr_debug::general_purpose_options>(
+            4096, by_check);
+    }
+}
+
+// An arena goes on elsewhere, and a rewind or release does not fill what is not its own.
+TEST(covering_block, an_arena_goes_on_elsewhere) {
+    collecting_handler errors;
+    const auto pool = std::make_unique<once_narrow_pool>(512);
+    pmr_debug::temp_resource<> one(pool.get(), {.name = "one", .handler = &errors});
+    pmr_debug::tracking_resource two(pool.get(), {.name = "two", .handler = &errors});
+    static_cast<void>(one.allocate(8, 8));
+    auto* const q = static_cast<unsigned char*>(two.allocate(1000, 8));
+    std::memset(q, 2, 1000);
+    for (int round = 0; round < 3; ++round) {
+        for (int i = 0; i < 200; ++i) {
+            auto* const p = static_cast<unsigned char*>(one.allocate(40, 8));
+            EXPECT_TRUE(p + 40 <= q || p >= q + 1000);
+            std::memset(p, 3, 40);
+            if (i % 2 == 0) {
+                one.deallocate(p, 40, 8);
+            }
+        }
+        if (round == 1) {
+            one.release();
+        } else {
+            const auto here = one.mark();
+            static_cast<void>(one.allocate(2000, 8));
+        }
+    }
+    one.release();
+    EXPECT_TRUE(std::all_of(q, q + 1000, [](unsigned char c) { return c == 2; }));
+    ASSERT_EQ(errors.size(), 1U) << errors.back().text;
+    EXPECT_EQ(errors[0].facts.kind, error_kind::overrun);
+    EXPECT_EQ(errors[0].facts.covering.address, q);
+    two.deallocate(q, 1000, 8);
+    EXPECT_EQ(errors.size(), 1U);
+}
+
+// The twins: memory that is whose it seems to be is silent; and what is written beside it is told, mended, and nobody
+// covers it, neither those below nor those above.
+TEST(covering_block, a_stray_write_is_mended) {
+    collecting_handler errors;
+    pmr_debug::tracking_resource below({.handler = &errors});
+    pmr_debug::temp_resource<> arena(&below, {.handler = &errors});
+    pmr_debug::general_purpose_resource heap(&below, {.handler = &errors});
+    pmr_debug::tracking_resource above(&heap, {.handler = &errors});
+    auto* const p = static_cast<unsigned char*>(arena.allocate(8, 8));
+    auto* const q = static_cast<unsigned char*>(above.allocate(8, 8));
+    EXPECT_EQ(arena.check() + heap.check(), 0U);
+    static_cast<volatile unsigned char*>(p)[1000] = 1;
+    static_cast<volatile unsigned char*>(q)[1000] = 1;
+    EXPECT_EQ(arena.check(), 1U);
+    EXPECT_EQ(heap.check(), 1U);
+    EXPECT_EQ(arena.check() + heap.check(), 0U);
+    ASSERT_EQ(errors.size(), 2U);
+    for (std::size_t i = 0; i < 2; ++i) {
+        EXPECT_EQ(errors[i].facts.kind, error_kind::overrun);
+        EXPECT_EQ(errors[i].facts.bad_bytes, 1U);
+        EXPECT_EQ(errors[i].facts.covering.address, nullptr);
+    }
+    above.deallocate(q, 8, 8);
+    arena.release();
+    EXPECT_EQ(errors.size(), 2U);
 }
 
 // The twin: what really runs over is told as ever, also within blocks of resources below.

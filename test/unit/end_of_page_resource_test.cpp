@@ -94,6 +94,27 @@ TEST_F(fence_before, bytes_behind_a_block_are_canaries) {
     EXPECT_EQ(errors[0].facts.bad_bytes, 2U);
 }
 
+// No byte is left there for a canary: the next slot's guard stands before that slot is handed out.
+TEST_F(fence_before, the_byte_behind_a_block_that_fills_its_pages_faults) {
+    for (const bool markers : {true, false}) {
+        const forced_tier tier(markers ? guard_tier::marker : guard_tier::protect);
+        for (const std::size_t size : {page, 3 * page, 7 * page}) {
+            std::vector<unsigned char*> all;
+            for (int i = 0; i < 5; ++i) {
+                all.push_back(bytes(resource.allocate(size, 8)));
+                std::memset(all.back(), i, size);
+                EXPECT_TRUE(faults(all.back() + size)) << size;
+                EXPECT_TRUE(faults(all.back() - 1)) << size;
+            }
+            for (unsigned char* const p : all) {
+                resource.deallocate(p, size, 8);
+            }
+        }
+    }
+    EXPECT_EQ(resource.guards().unguarded_blocks, 0U);
+    EXPECT_EQ(errors.count(), 0U);
+}
+
 TEST_F(fence, zero_size_blocks_have_an_address_of_their_own_that_faults) {
     std::vector<void*> all;
     for (int i = 0; i < 600; ++i) {  // more than a strip

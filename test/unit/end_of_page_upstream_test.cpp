@@ -5,10 +5,13 @@
 #include <pmr_debug/limit_resource.hpp>
 #include <pmr_debug/tracking_resource.hpp>
 
+#include <cstdint>
 #include <cstring>
 #include <memory_resource>
 #include <new>
 #include <thread>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -78,6 +81,109 @@ TEST(fence_bounded, the_oldest_goes_back_first_and_is_verified) {
     resource.deallocate(p, 700'000, 8);
     EXPECT_EQ(errors.count(), 1U);
 }
+
+// ---- Canaries on both sides
+// ------------------------------------------------------------------------------------------
+
+struct fence_canaries : ::testing::TestWithParam<std::tuple<placement, std::size_t>> {
+    collecting_handler errors;
+    end_of_page_resource resource{
+        std::pmr::new_delete_resource(),
+        {.handler = &errors, .where = std::get<0>(GetParam()), .canary_bytes = std::get<1>(GetParam())}};
+
+    /// Effects: expects one report of \p kind about the byte at \p bad, of the block \p p.
+    void expect_one(error_kind kind, const unsigned char* p, std::size_t size, const unsigned char* bad) {
+        ASSERT_EQ(errors.count(), 1U) << size;
+        EXPECT_EQ(errors[0].facts.kind, kind) << size;
+        EXPECT_EQ(errors[0].facts.block.address, p);
+        EXPECT_EQ(errors[0].facts.block.size, size);
+        EXPECT_EQ(errors[0].facts.first_bad, bad);
+        EXPECT_EQ(errors[0].facts.bad_bytes, 1U);
+        errors.clear();
+    }
+};
+
+constexpr std::size_t canary_sizes[] = {0, 1, 100, 3'900, 4'095, 4'096, 8'192, 12'288, 65'536};
+constexpr std::size_t canary_alignments[] = {1, 8, 64, page, 4 * page};
+
+TEST_P(fence_canaries, surround_blocks_that_fill_their_pages) {
+    for (const std::size_t size : canary_sizes) {
+        for (const std::size_t alignment : canary_alignments) {
+            unsigned char* all[20];  // more than a strip
+            for (unsigned char*& p : all) {
+                p = bytes(resource.allocate(size, alignment));
+                EXPECT_EQ(reinterpret_cast<std::uintptr_t>(p) % alignment, 0U);
+            }
+            for (unsigned char* const p : all) {
+                touch(p - 1, access::write);
+                EXPECT_EQ(resource.check(), 1U);
+                expect_one(error_kind::underrun, p, size, p - 1);
+                resource.deallocate(p, size, alignment);
+                expect_one(error_kind::underrun, p, size, p - 1);
+            }
+            for (unsigned char*& p : all) {
+                p = bytes(resource.allocate(size, alignment));
+            }
+            for (unsigned char* const p : all) {
+                touch(p + size, access::write);
+                EXPECT_EQ(resource.check(), 1U);
+                expect_one(error_kind::overrun, p, size, p + size);
+                resource.deallocate(p, size, alignment);
+                expect_one(error_kind::overrun, p, size, p + size);
+            }
+        }
+    }
+}
+
+TEST_P(fence_canaries, are_verified_after_a_free) {
+    for (const std::size_t size : canary_sizes) {
+        for (const std::size_t alignment : canary_alignments) {
+            for (const bool before : {true, false}) {
+                auto* const p = bytes(resource.allocate(size, alignment));
+                void* const keeps_the_strip = resource.allocate(size, alignment);
+                resource.deallocate(p, size, alignment);
+                unsigned char* const bad = before ? p - 1 : p + size;
+                touch(bad, access::write);
+                EXPECT_EQ(resource.check(), 1U);
+                expect_one(error_kind::write_after_free, p, size, bad);
+                resource.deallocate(keeps_the_strip, size, alignment);
+            }
+        }
+    }
+}
+
+// The twin: blocks are used to their last byte, whoever their neighbours are.
+TEST_P(fence_canaries, are_silent_where_all_of_each_block_is_used) {
+    struct block {
+        void* p;
+        std::size_t size;
+        std::size_t alignment;
+    };
+    std::vector<block> all;
+    for (int round = 0; round < 4; ++round) {
+        for (const std::size_t size : canary_sizes) {
+            for (const std::size_t alignment : canary_alignments) {
+                all.push_back({resource.allocate(size, alignment), size, alignment});
+                std::memset(all.back().p, round, size);
+            }
+        }
+        EXPECT_EQ(resource.check(), 0U);
+        for (std::size_t i = 0; i < all.size(); i += 2) {
+            std::swap(all[i], all.back());
+            resource.deallocate(all.back().p, all.back().size, all.back().alignment);
+            all.pop_back();
+        }
+        EXPECT_EQ(resource.check(), 0U);
+    }
+    for (const block& b : all) {
+        resource.deallocate(b.p, b.size, b.alignment);
+    }
+    EXPECT_EQ(errors.count(), 0U);
+}
+
+INSTANTIATE_TEST_SUITE_P(all, fence_canaries,
+                         ::testing::Combine(::testing::Values(placement::before_guard, placement::after_guard),
+                                            ::testing::Values(std::size_t{0}, page)));
 
 // ---- Upstreams, and handlers, that use the resource -----------------------------------------------------------------
 

@@ -1008,10 +1008,14 @@ private:
 class tally_upstream final : public std::pmr::memory_resource {
 public:
     std::size_t calls = 0;
+    std::size_t largest = 0;
+    std::size_t last = 0;
 
 private:
     void* do_allocate(std::size_t bytes, std::size_t alignment) override {
         ++calls;
+        last = bytes;
+        largest = std::max(largest, bytes);
         return std::pmr::new_delete_resource()->allocate(bytes, alignment);
     }
     void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
@@ -1054,6 +1058,50 @@ TEST_F(temp, chunks_grow) {
     }
     EXPECT_LE(upstream.calls, 20U) << "4 MB from 64 KiB or less";
     EXPECT_GE(upstream.calls, 2U);
+}
+
+// A frame of a game loop that does not fit what the first chunk has left: the same chunk each time, not twice as much.
+TEST_F(temp, rounds_of_a_mark_ask_for_the_same_chunk) {
+    const auto run = [this](auto& arena, tally_upstream& upstream) {
+        static_cast<void>(arena.allocate(100, 8));
+        for (int frame = 0; frame < 100; ++frame) {
+            const temp_mark m = arena.mark();
+            static_cast<void>(arena.allocate(5'000, 8));
+            {
+                const temp_mark inner = arena.mark();
+                static_cast<void>(arena.allocate(10'000, 8));
+            }
+            static_cast<void>(arena.allocate(10'000, 8));
+        }
+        EXPECT_LE(upstream.largest, std::size_t{32} << 10);
+        EXPECT_LE(arena.stats().upstream_bytes, std::size_t{200} << 10) << "the quarantine has 64 KiB";
+        // What is not gone counts: chunks still grow.
+        const std::size_t before = upstream.largest;
+        for (int i = 0; i < 1'000; ++i) {
+            static_cast<void>(arena.allocate(1'000, 8));
+        }
+        EXPECT_GE(upstream.largest, 4 * before);
+        arena.release();
+        static_cast<void>(arena.allocate(100, 8));
+        EXPECT_EQ(upstream.last, 4'096U);
+        arena.release();
+    };
+    {
+        tally_upstream upstream;
+        temp_resource arena(&upstream, options);
+        run(arena, upstream);
+    }
+    {
+        tally_upstream upstream;
+        basic_temp_resource<pmr_debug::default_policy> arena(&upstream, options);
+        run(arena, upstream);
+    }
+    {
+        tally_upstream upstream;
+        basic_temp_resource<pmr_debug::release_policy> arena(&upstream, options);
+        run(arena, upstream);
+    }
+    EXPECT_EQ(errors.count(), 0U);
 }
 
 TEST(temp_death, a_null_upstream_is_reported_and_ends_the_process) {

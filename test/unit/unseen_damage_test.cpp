@@ -6,7 +6,9 @@
 
 #include "metadata/arena.hpp"
 #include "os/fork_locks.hpp"
+#include "support/call_here.hpp"
 #include "support/general_purpose.hpp"
+#include "support/trace_contains.hpp"
 
 #include <gtest/gtest.h>
 
@@ -75,6 +77,44 @@ TEST(unseen_damage, a_write_after_free_to_what_then_leaves_the_quarantine) {
     }
     EXPECT_EQ(errors.count(error_kind::write_after_free), 1U);
     EXPECT_EQ(errors.count(), 1U);
+}
+
+// Over another upstream a freed large block is not trapped: the canary before it is still there, and still tells.
+TEST(unseen_damage, a_write_before_a_large_block_after_its_free) {
+    enum class found_by { check, quarantine, end };
+    for (const std::size_t bytes : {std::size_t{8'192}, std::size_t{12'000}, std::size_t{300'000}}) {
+        for (const found_by how : {found_by::check, found_by::quarantine, found_by::end}) {
+            collecting_handler errors;
+            void* p = nullptr;
+            {
+                general_purpose_resource heap({.handler = &errors, .quarantine_bytes = std::size_t{1} << 20});
+                p = allocate_here(heap, bytes, 8);
+                free_here(heap, p, bytes, 8);
+                EXPECT_EQ(heap.check(), 0U);
+                spoil(p, std::size_t{0} - 1);
+                if (how == found_by::check) {
+                    EXPECT_EQ(heap.check(), 1U);
+                    EXPECT_EQ(heap.check(), 0U) << "told once";
+                    EXPECT_EQ(errors.count(), 1U);
+                } else if (how == found_by::quarantine) {
+                    for (int i = 0; i < 4; ++i) {
+                        heap.deallocate(heap.allocate(600'000, 8), 600'000, 8);
+                    }
+                    EXPECT_EQ(errors.count(), 1U) << bytes;
+                }
+            }
+            ASSERT_EQ(errors.count(), 1U) << bytes;
+            const pmr_debug::report& r = errors[0].facts;
+            EXPECT_EQ(r.kind, error_kind::underrun);
+            EXPECT_EQ(r.block.address, p);
+            EXPECT_EQ(r.block.size, bytes);
+            EXPECT_EQ(r.block.state, pmr_debug::block_state::freed);
+            EXPECT_EQ(r.first_bad, static_cast<unsigned char*>(p) - 1);
+            EXPECT_EQ(r.bad_bytes, 1U);
+            EXPECT_TRUE(trace_contains(r.allocated, "allocate_here"));
+            EXPECT_TRUE(trace_contains(r.freed, "free_here"));
+        }
+    }
 }
 
 struct out_of_memory : ::testing::Test {
