@@ -42,6 +42,14 @@ bool canary_owns(void* core, const void* p, metadata::owned_block* out) noexcept
     return true;
 }
 
+void canary_visit_live(void* core, void (*visit)(const void* p, void* context) noexcept, void* context) noexcept {
+    auto& c = *static_cast<canary_core*>(core);
+    if (c.shape.threads == threading::unchecked && !c.thread.is_mine()) {
+        return;
+    }
+    c.blocks.for_each_place([&](const metadata::block_table::place& b) noexcept { visit(b.address, context); });
+}
+
 bool canary_describes(void* core, std::uintptr_t address, metadata::address_finding* out) noexcept {
     const auto& c = *static_cast<const canary_core*>(core);
     bool found = false;
@@ -109,6 +117,7 @@ canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary
                                     core->shape.checks ? canary_owns : nullptr, stats_by_address<canary_resource_base>);
     if (core->shape.checks) {
         metadata::set_describe_address(core->self, canary_describes);
+        metadata::set_visit_live(core->self, canary_visit_live);
     }
     core->watch.belongs_to(core->self);
     metadata::set_unchecked(core->self, core->shape.threads == threading::unchecked);
