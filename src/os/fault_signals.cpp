@@ -19,6 +19,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
@@ -211,8 +212,8 @@ const struct sigaction& former_of(int signal) noexcept {
 // ---- other copies of this library
 // ------------------------------------------------------------------------------------
 //
-// A plug-in with a copy of its own may have the handler of before. Copies may be of different versions: whatever is
-// changed below needs a new name for the page.
+// A plug-in with a copy of its own may have the handler of before, or the one in front, and meet the same fault. Copies
+// may be of different versions: whatever is changed below needs a new name for the page.
 
 constexpr std::string_view page_name = "pmr_debug_faults_1";
 
@@ -224,10 +225,21 @@ struct copy {
     std::atomic<std::uint32_t> calls;  ///< under way
 };
 
+/// What a thread was told of last, by any copy.
+struct told_place {
+    std::atomic<std::uint64_t> thread;  ///< 0: nobody's
+    std::atomic<std::uintptr_t> instruction;
+    std::atomic<std::uintptr_t> stack_pointer;
+    std::atomic<std::uintptr_t> address;
+};
+
 /// What the page holds. Zeroes are an empty one.
 struct shared_page {
     copy copies[64];
+    told_place told[32];
+    std::atomic<std::uint32_t> told_count;  ///< threads that have, or had, one
 };
+static_assert(sizeof(shared_page) <= 4096);
 constinit std::atomic<shared_page*> everybody{nullptr};
 constinit copy* this_copy = nullptr;
 
@@ -280,6 +292,41 @@ void hand_over(int signal) noexcept {
             c.calls.fetch_sub(1, std::memory_order_seq_cst);
         }
     }
+}
+
+/// The calling thread's entry, null if it has none.
+told_place* told_here(shared_page& page) noexcept {
+    const auto me = static_cast<std::uint64_t>(::syscall(SYS_gettid));
+    told_place* const end = page.told + sizeof page.told / sizeof page.told[0];
+    told_place* const mine = std::find_if(
+        page.told, end, [me](const told_place& t) { return t.thread.load(std::memory_order_acquire) == me; });
+    return mine != end ? mine : nullptr;
+}
+
+/// Effects: other copies learn that the calling thread's fault was told of.
+void share_told(const place& p) noexcept {
+    shared_page* const page = everybody.load(std::memory_order_acquire);
+    if (page == nullptr) {
+        return;
+    }
+    told_place* t = told_here(*page);
+    if (t == nullptr) {  // the one told of longest ago is forgotten
+        t = &page->told[page->told_count.fetch_add(1, std::memory_order_relaxed) % (sizeof page->told / sizeof *t)];
+    }
+    t->thread.store(0, std::memory_order_relaxed);
+    t->instruction.store(p.instruction, std::memory_order_release);
+    t->stack_pointer.store(p.stack_pointer, std::memory_order_release);
+    t->address.store(p.address, std::memory_order_release);
+    t->thread.store(static_cast<std::uint64_t>(::syscall(SYS_gettid)), std::memory_order_release);
+}
+
+/// True if the calling thread was told of this very fault last, whichever copy told it.
+bool is_told(const place& p) noexcept {
+    shared_page* const page = everybody.load(std::memory_order_acquire);
+    const told_place* const t = page != nullptr ? told_here(*page) : nullptr;
+    return t != nullptr && t->instruction.load(std::memory_order_relaxed) == p.instruction &&
+           t->stack_pointer.load(std::memory_order_relaxed) == p.stack_pointer &&
+           t->address.load(std::memory_order_relaxed) == p.address;
 }
 
 /// Effects: where the action in place is not ours, as somebody's handler was installed after ours, that stays.
@@ -446,7 +493,7 @@ bool knows(const occasion& o) noexcept {
 }
 
 void tell(occasion& o) noexcept {
-    if (o.told || o.cramped || telling || !begin_telling()) {
+    if (o.told || o.cramped || telling || is_told(o.here) || !begin_telling()) {
         return;
     }
     told_fault t{describe(o)};
@@ -454,6 +501,7 @@ void tell(occasion& o) noexcept {
     survives(call_tell, &t);
     telling = false;
     o.told = true;
+    share_told(o.here);
     end_telling();
 }
 
@@ -558,6 +606,7 @@ void consider(void* argument) {
         if (was_sent_for_a_fault(o, caused)) {
             occasion fault = o;
             fault.info = &caused;
+            fault.here = place_of(fault);
             tell(fault);
         }
         pass_on(o);
@@ -565,7 +614,7 @@ void consider(void* argument) {
     }
     o.here = place_of(o);
     const bool off = state.load(std::memory_order_acquire) == phase::off;
-    const bool again = o.here == told_at;
+    const bool again = o.here == told_at || is_told(o.here);
     const bool former = o.may_ask && is_handler(former_of(o.signal));
     o.told = again || off;
     if (!former || (!o.told && knows(o))) {

@@ -47,7 +47,8 @@ struct fault_listener {
 ///     fault is told of. It is called with the signal's information on the signal's stack, and this one stays in place.
 ///   - A handler that was installed later and passes the fault on has it told of. If the instruction faults once more,
 ///     and no handler of before is left, the process ends by the signal.
-///   - Told of once: the same instruction at the same address in the same thread is not told of twice in a row.
+///   - Told of once: the same instruction at the same address in the same thread is not told of twice in a row, by
+///     several copies of this library neither.
 ///   - A handler of before whose code was unloaded is none.
 ///   Other threads that fault while one is told of wait, some seconds at most, and then have theirs told of.
 ///   Threads that are numbered from now on (see this_thread) get a signal stack of their own, and so does the caller.

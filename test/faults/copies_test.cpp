@@ -63,6 +63,22 @@ TEST(copies, a_handler_of_before_that_was_unloaded_hands_over_to_the_one_before_
     }
 }
 
+TEST(copies, the_same_fault_is_told_of_once) {
+    for (const char* const order : {"plugin_first", "program_first"}) {
+        for (const std::string access : {"freed", "nobodys"}) {
+            const outcome o = run("fault_handlers_of_two_copies", {path_of("handles_faults.so"), order, access});
+            EXPECT_EQ(o.signal, SIGSEGV) << order << access << ": " << o.out;
+            EXPECT_EQ(o.times("pmr_debug: "), 1U) << order << access << ": " << o.err;
+            EXPECT_TRUE(o.says(access == "freed" ? "pmr_debug: use_after_free: freed 100000-byte block"
+                                                 : " was written: not memory of any pmr_debug resource"))
+                << order << ": " << o.err;
+        }
+        const outcome o = run("fault_handlers_of_two_copies", {path_of("handles_faults.so"), order, "barrier"});
+        EXPECT_TRUE(o.prints("went on")) << order << o.out;
+        EXPECT_EQ(o.err, "") << order;
+    }
+}
+
 TEST(copies, a_handler_whose_code_was_unloaded_is_not_called) {
     const outcome o = run("fault_handlers_of_two_copies", {path_of("handles_faults.so"), "own"});
     EXPECT_EQ(o.signal, SIGSEGV) << o.out;
