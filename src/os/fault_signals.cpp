@@ -24,6 +24,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <ctime>
 #include <string_view>
 
 #ifndef MAP_FIXED_NOREPLACE
@@ -629,14 +630,30 @@ void consider(void* argument) {
     }
 }
 
+/// Effects: takes the signal that the handler of before has sent anew, having put the default action in place. It
+/// waits, and let through here, it would end the process within this handler. Returns: false if there is none.
+bool take_sent(const occasion& o, siginfo_t& sent) noexcept {
+    struct sigaction now {};
+    const signal_set mine = set_of(o.signal);
+    const timespec at_once{};
+    return o.signal != SIGABRT && ::sigaction(o.signal, nullptr, &now) == 0 && !is_handler(now) &&
+           ::syscall(SYS_rt_sigtimedwait, &mine, &sent, &at_once, sizeof mine) == o.signal;
+}
+
 /// The handler of before has returned.
 void look_again(void* argument) {
     occasion& o = *static_cast<occasion*>(argument);
+    siginfo_t sent;
+    const bool was_sent = take_sent(o, sent);
     const signal_set faults = set_of(SIGSEGV) | set_of(SIGBUS);
     change_mask(SIG_UNBLOCK, &faults, nullptr);
     const place now_at = place_of(o);
     if (o.signal == SIGABRT || o.info->si_code <= 0 || now_at.instruction != o.here.instruction ||
         now_at.stack_pointer != o.here.stack_pointer) {
+        if (was_sent) {
+            o.info = &sent;
+            end_process(o);
+        }
         return;
     }
     struct sigaction now {};

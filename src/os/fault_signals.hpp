@@ -43,8 +43,9 @@ struct fault_listener {
 ///     meanwhile.
 ///   - A handler of before comes first, unless the listener knows the address: programs resolve faults of their own.
 ///     If it resolves the fault (the page gives access, or the thread goes on elsewhere), nothing is told. If it gives
-///     up (the default action is in place when it returns), or the same instruction is refused again and again, the
-///     fault is told of. It is called with the signal's information on the signal's stack, and this one stays in place.
+///     up (the default action is in place when it returns, and maybe the signal was sent anew), or the same instruction
+///     is refused again and again, the fault is told of. It is called with the signal's information on the signal's
+///     stack, and this one stays in place.
 ///   - A handler that was installed later and passes the fault on has it told of. If the instruction faults once more,
 ///     and no handler of before is left, the process ends by the signal.
 ///   - Told of once: the same instruction at the same address in the same thread is not told of twice in a row, by
