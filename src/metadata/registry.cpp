@@ -7,6 +7,7 @@
 #include "os/guarded.hpp"
 #include "os/thread.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <memory_resource>
 #include <mutex>
@@ -253,6 +254,7 @@ void end_record(resource_record& r, trace_id died) noexcept {
     r.died_thread = os::this_thread().number;
     r.core = nullptr;
     r.owns = nullptr;
+    r.visit_live = nullptr;
     r.stats = nullptr;
     r.hold = nullptr;
     r.told.clear();
@@ -322,6 +324,7 @@ resource_record* register_resource(resource_kind kind, const char* type, std::st
     r->upstream = upstream;
     r->core = core;
     r->owns = owns;
+    r->visit_live = nullptr;
     r->describe_address.store(nullptr, std::memory_order_relaxed);
     r->stats = stats;
     r->hold = nullptr;
@@ -341,6 +344,13 @@ resource_record* register_resource(resource_kind kind, const char* type, std::st
 void set_describe_address(resource_record* r, describe_address_function f) noexcept {
     if (r != nullptr) {
         r->describe_address.store(f, std::memory_order_release);
+    }
+}
+
+void set_visit_live(resource_record* r, visit_function f) noexcept {
+    if (r != nullptr) {
+        const std::scoped_lock hold(guard);
+        r->visit_live = f;
     }
 }
 
@@ -648,6 +658,11 @@ bool passes_blocks_on(const resource_record& r) noexcept {
     return r.kind == resource_kind::tracking || r.kind == resource_kind::canary || r.kind == resource_kind::other;
 }
 
+/// The same block as the upstream of its owner gave it.
+block_below below_of(const owned_block& b) noexcept {
+    return {.base = b.base != nullptr ? b.base : b.block.address, .bytes = b.total != 0 ? b.total : b.block.size};
+}
+
 /// The resources below one, as far as they are this library's and each block is one of the next.
 struct way_down {
     resource_record* steps[deepest];
@@ -674,20 +689,20 @@ way_down way_from(const resource_record& top) noexcept {
     return way;
 }
 
-/// Effects: the resources on \p way note the block, down to one that has it not. Returns: whether all had it; then \p b
-/// is the block that the last one's upstream gave. With the lock held.
-bool tell_along(const way_down& way, block_below& b, std::uint64_t teller) noexcept {
+/// Effects: calls visit(resource, its block) for the resources on \p way, down to one that has the block not. Returns:
+/// whether all had it, and \p visit said true of each; then \p b is the block that the last one's upstream gave. With
+/// the lock held.
+template <class Visit>
+bool follow(const way_down& way, block_below& b, Visit& visit) noexcept {
     for (resource_record* const r : std::span(way.steps, way.depth)) {
         if (r->owns == nullptr) {
             continue;  // it only passes calls on
         }
         owned_block mine;
-        if (!r->owns(r->core, b.base, &mine)) {
+        if (!r->owns(r->core, b.base, &mine) || !visit(*r, mine)) {
             return false;
         }
-        r->told.add(mine.block.serial, mine.allocated, teller);
-        b = {.base = mine.base != nullptr ? mine.base : mine.block.address,
-             .bytes = mine.total != 0 ? mine.total : mine.block.size};
+        b = below_of(mine);
     }
     return true;
 }
@@ -704,6 +719,31 @@ resource_record* who_has(const block_below& b, const resource_record& above) noe
     return nullptr;
 }
 
+/// Effects: calls visit(resource, its block) for each that has the block \p b of \p top's upstream, until it says
+/// false. \p way: down from \p top. With the lock held.
+template <class Visit>
+void go_down(const resource_record& top, const way_down& way, block_below b, Visit visit) noexcept {
+    if (!follow(way, b, visit) || !way.leads_elsewhere) {
+        return;
+    }
+    const resource_record* above = way.depth != 0 ? way.steps[way.depth - 1] : &top;
+    for (resource_record* r = who_has(b, *above); r != nullptr; r = who_has(b, *above)) {
+        way_down on{.steps = {r}, .depth = 1};
+        const bool had_it = follow(on, b, visit);
+        on = passes_blocks_on(*r) ? way_from(*r) : way_down{};
+        if (!had_it || !follow(on, b, visit) || !on.leads_elsewhere) {
+            return;
+        }
+        above = on.depth != 0 ? on.steps[on.depth - 1] : r;
+    }
+}
+
+/// True if \p r may have blocks that are those of \p self, further down \p way. With the lock held.
+bool may_stand_on(const resource_record& r, const way_down& way, const resource_record& self) noexcept {
+    const std::span steps(way.steps, way.depth);
+    return &r != &self && (way.leads_elsewhere || std::find(steps.begin(), steps.end(), &self) != steps.end());
+}
+
 }  // namespace
 
 void tell_below(const resource_record* self, std::span<const block_below> blocks) noexcept {
@@ -712,20 +752,70 @@ void tell_below(const resource_record* self, std::span<const block_below> blocks
     }
     const std::scoped_lock hold(guard);
     const way_down way = way_from(*self);
-    for (block_below b : blocks) {
-        if (!tell_along(way, b, self->id) || !way.leads_elsewhere) {
+    for (const block_below& b : blocks) {
+        go_down(*self, way, b, [&](resource_record& r, const owned_block& its) noexcept {
+            r.told.add(its.block.serial, its.allocated, self->id);
+            return true;
+        });
+    }
+}
+
+bool may_be_stood_on(const resource_record* self) noexcept {
+    if (self == nullptr) {
+        return false;
+    }
+    const std::scoped_lock hold(guard);
+    for (const resource_record* r = living.last; r != nullptr; r = r->before) {
+        if (r->visit_live != nullptr && may_stand_on(*r, way_from(*r), *self)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void tell_above(const resource_record* self, const told_leaks& listed, std::uintptr_t from,
+                std::uintptr_t to) noexcept {
+    if (self == nullptr || listed.size() == 0) {
+        return;
+    }
+    struct above {
+        const resource_record& self;
+        const told_leaks& listed;
+        std::uintptr_t from;
+        std::uintptr_t to;
+        resource_record* r = nullptr;
+        way_down way{};
+    } asked{*self, listed, from, to};
+    const std::scoped_lock hold(guard);
+    for (resource_record* r = living.last; r != nullptr; r = r->before) {
+        if (r->visit_live == nullptr) {
             continue;
         }
-        const resource_record* above = way.depth != 0 ? way.steps[way.depth - 1] : self;
-        for (resource_record* r = who_has(b, *above); r != nullptr; r = who_has(b, *above)) {
-            way_down on{.steps = {r}, .depth = 1};
-            const bool had_it = tell_along(on, b, self->id);
-            on = passes_blocks_on(*r) ? way_from(*r) : way_down{};
-            if (!had_it || !tell_along(on, b, self->id) || !on.leads_elsewhere) {
-                break;
-            }
-            above = on.depth != 0 ? on.steps[on.depth - 1] : r;
+        asked.r = r;
+        asked.way = way_from(*r);
+        if (!may_stand_on(*r, asked.way, *self)) {
+            continue;
         }
+        r->visit_live(
+            r->core,
+            [](const void* p, void* context) noexcept {
+                const above& a = *static_cast<above*>(context);
+                const auto address = reinterpret_cast<std::uintptr_t>(p);
+                owned_block theirs;
+                if (address < a.from || address >= a.to || !a.r->owns(a.r->core, p, &theirs)) {
+                    return;
+                }
+                go_down(*a.r, a.way, below_of(theirs), [&](resource_record& below, const owned_block& its) noexcept {
+                    if (&below != &a.self) {
+                        return true;
+                    }
+                    if (a.listed.teller(its.block.serial, its.allocated) != 0) {
+                        a.r->told.add(theirs.block.serial, theirs.allocated, a.self.id);
+                    }
+                    return false;
+                });
+            },
+            &asked);
     }
 }
 

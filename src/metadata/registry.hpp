@@ -32,6 +32,11 @@ struct owned_block {
 /// would not be safe.
 using owns_function = bool (*)(void* core, const void* p, owned_block* out) noexcept;
 
+/// Has a resource call \p visit with the address of each live block of its own, by its core. Called as owns_function
+/// is; no lock of the resource may be held in \p visit.
+using visit_function = void (*)(void* core, void (*visit)(const void* p, void* context) noexcept,
+                                void* context) noexcept;
+
 /// What lies at an address, as a resource describes it for a fault report.
 struct address_finding {
     enum class what : std::uint8_t {
@@ -76,6 +81,7 @@ struct resource_record {
     const void* upstream = nullptr;
     void* core = nullptr;  ///< state of the resource, whose type follows from `kind`; null once dead
     owns_function owns = nullptr;
+    visit_function visit_live = nullptr;  ///< null: each of its blocks is part of a larger one of its upstream's
     std::atomic<describe_address_function> describe_address{nullptr};  ///< null: the resource has none; null once dead
     stats_function stats = nullptr;
     fork_function hold = nullptr;
@@ -85,7 +91,7 @@ struct resource_record {
     trace_id born = trace_id::none;
     trace_id died = trace_id::none;
     std::uint32_t died_thread = 0;
-    told_leaks told;        ///< which of its blocks those above have listed
+    told_leaks told;        ///< which of its blocks others of the chain have listed
     const char* type = "";  ///< static string
     char name[64]{};        ///< copied, NUL-terminated; … at its end: cut, to fit or at a NUL
 
@@ -109,6 +115,10 @@ resource_record* register_resource(resource_kind kind, const char* type, std::st
 
 /// Effects: sets the function that fault reports ask. Null \p r is allowed.
 void set_describe_address(resource_record* r, describe_address_function f) noexcept;
+
+/// Effects: sets the function that tells the live blocks of \p r, each of which is one of its upstream's. Null \p r is
+///   allowed.
+void set_visit_live(resource_record* r, visit_function f) noexcept;
 
 /// Effects: notes that \p r is for one thread at a time. Null \p r is allowed.
 void set_unchecked(resource_record* r, bool unchecked) noexcept;
@@ -220,7 +230,15 @@ struct block_below {
 ///   Preconditions: none of the resources' locks is held.
 void tell_below(const resource_record* self, std::span<const block_below> blocks) noexcept;
 
-/// Effects: \p out, which is empty, learns which blocks of \p self those above have listed. Null is allowed.
+/// True if a living resource may have blocks that are, one by one, those of \p self. Null is allowed.
+[[nodiscard]] bool may_be_stood_on(const resource_record* self) noexcept;
+
+/// Effects: \p self has listed the blocks \p listed as leaks, which lie at \p from or behind, before \p to. Living
+///   resources that have the same blocks, as tell_below() finds its way, note theirs. Null is allowed.
+///   Preconditions: none of the resources' locks is held.
+void tell_above(const resource_record* self, const told_leaks& listed, std::uintptr_t from, std::uintptr_t to) noexcept;
+
+/// Effects: \p out, which is empty, learns which blocks of \p self others of the chain have listed. Null is allowed.
 void copy_told(const resource_record* self, told_leaks& out) noexcept;
 
 /// Returns: the resource with that \p id, living or dead; empty if its record is gone.

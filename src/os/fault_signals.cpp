@@ -1,6 +1,7 @@
 #include "os/fault_signals.hpp"
 
 #include "os/guarded.hpp"
+#include "os/named_page.hpp"
 #include "os/safe_copy.hpp"
 #include "os/spare_stack.hpp"
 #include "os/stack_bounds.hpp"
@@ -18,10 +19,13 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <ctime>
+#include <string_view>
 
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
@@ -61,7 +65,58 @@ constinit guarded<fault_facts> facts;
 const guard_pages facts_guards(facts);
 constexpr auto& state = facts->state;
 constexpr auto& listens = facts->listens;
-struct sigaction before[signal_count];
+
+bool is_handler(const struct sigaction& a) noexcept {
+    return (a.sa_flags & SA_SIGINFO) != 0 || (a.sa_handler != SIG_DFL && a.sa_handler != SIG_IGN);
+}
+
+std::uintptr_t code_of(const struct sigaction& a) noexcept {
+    return (a.sa_flags & SA_SIGINFO) != 0 ? reinterpret_cast<std::uintptr_t>(a.sa_sigaction)
+                                          : reinterpret_cast<std::uintptr_t>(a.sa_handler);
+}
+
+/// Returns: the word of code that \p code lies in; 0 if it cannot be read.
+std::uint64_t word_at(std::uintptr_t code) noexcept {
+    code &= ~(sizeof(std::uint64_t) - 1);
+    std::uint64_t word = 0;
+    return can_read(code) && safe_copy(&word, reinterpret_cast<const void*>(code), sizeof word) ? word : 0;
+}
+
+/// What was in place before this handler. Other threads may be in one that reads it when it changes: of two copies one
+/// is in use.
+class former_action {
+public:
+    [[nodiscard]] const struct sigaction& get() const noexcept { return now().action; }
+    void set(const struct sigaction& a) noexcept {
+        const unsigned other = 1 - at_.load(std::memory_order_relaxed);
+        two_[other] = {a, is_handler(a) ? word_at(code_of(a)) : 0};
+        at_.store(other, std::memory_order_release);
+    }
+    /// False: a handler whose code was unloaded since. Something else may be mapped there, but hardly the same code.
+    [[nodiscard]] bool is_there() const noexcept {
+        const known& k = now();
+        if (!is_handler(k.action)) {
+            return true;
+        }
+        const std::uint64_t word = word_at(code_of(k.action));
+        if (word != 0 && word == k.word) {
+            return true;  // so much is cheap, as each fault that the program resolves needs it
+        }
+        const mapping m = find_mapping(code_of(k.action));
+        return m.high != 0 ? m.executable : word != 0;
+    }
+
+private:
+    struct known {
+        struct sigaction action {};
+        std::uint64_t word = 0;  // of its code
+    };
+    [[nodiscard]] const known& now() const noexcept { return two_[at_.load(std::memory_order_acquire)]; }
+
+    known two_[2]{};
+    std::atomic<unsigned> at_{0};
+};
+constinit former_action before[signal_count];
 
 /// The kernel's set of signals, a bit each.
 using signal_set = std::uint64_t;
@@ -136,10 +191,6 @@ bool is_ours(const struct sigaction& a) noexcept {
     return (a.sa_flags & SA_SIGINFO) != 0 && a.sa_sigaction == on_signal;
 }
 
-bool is_handler(const struct sigaction& a) noexcept {
-    return (a.sa_flags & SA_SIGINFO) != 0 || (a.sa_handler != SIG_DFL && a.sa_handler != SIG_IGN);
-}
-
 struct sigaction our_action() noexcept {
     struct sigaction mine {};
     mine.sa_sigaction = on_signal;
@@ -149,16 +200,145 @@ struct sigaction our_action() noexcept {
     return mine;
 }
 
-/// Returns: false, nothing changed, if the action in place is not ours: somebody's handler was installed after ours.
-bool restore_action(int signal) noexcept {
-    struct sigaction now {};
-    return ::sigaction(signal, nullptr, &now) == 0 && is_ours(now) &&
-           ::sigaction(signal, &before[index_of(signal)], nullptr) == 0;
+/// Returns: the action of before. If that is a handler whose code was unloaded since, the default action takes its
+/// place.
+const struct sigaction& former_of(int signal) noexcept {
+    former_action& former = before[index_of(signal)];
+    if (!former.is_there()) {
+        former.set({});
+    }
+    return former.get();
 }
 
+// ---- other copies of this library
+// ------------------------------------------------------------------------------------
+//
+// A plug-in with a copy of its own may have the handler of before, or the one in front, and meet the same fault. Copies
+// may be of different versions: whatever is changed below needs a new name for the page.
+
+constexpr std::string_view page_name = "pmr_debug_faults_1";
+
+/// The handler \p code of a copy is gone. Whoever has it as handler of before takes \p former in its place.
+using take_over_function = void (*)(int signal, std::uintptr_t code, const struct sigaction* former);
+
+struct copy {
+    std::atomic<take_over_function> take_over;
+    std::atomic<std::uint32_t> calls;  ///< under way
+};
+
+/// What a thread was told of last, by any copy.
+struct told_place {
+    std::atomic<std::uint64_t> thread;  ///< 0: nobody's
+    std::atomic<std::uintptr_t> instruction;
+    std::atomic<std::uintptr_t> stack_pointer;
+    std::atomic<std::uintptr_t> address;
+};
+
+/// What the page holds. Zeroes are an empty one.
+struct shared_page {
+    copy copies[64];
+    told_place told[32];
+    std::atomic<std::uint32_t> told_count;  ///< threads that have, or had, one
+};
+static_assert(sizeof(shared_page) <= 4096);
+constinit std::atomic<shared_page*> everybody{nullptr};
+constinit copy* this_copy = nullptr;
+
+void take_over(int signal, std::uintptr_t code, const struct sigaction* former) {
+    former_action& mine = before[index_of(signal)];
+    if (is_handler(mine.get()) && code_of(mine.get()) == code) {
+        const struct sigaction none {};
+        mine.set(is_ours(*former) ? none : *former);
+    }
+}
+
+void join_copies() noexcept {
+    if (this_copy != nullptr) {
+        return;
+    }
+    auto* const page = static_cast<shared_page*>(named_page(page_name));
+    everybody.store(page, std::memory_order_release);
+    for (std::size_t i = 0; page != nullptr && i < sizeof page->copies / sizeof page->copies[0]; ++i) {
+        take_over_function nobody = nullptr;
+        if (page->copies[i].take_over.compare_exchange_strong(nobody, take_over, std::memory_order_acq_rel)) {
+            this_copy = &page->copies[i];
+            return;
+        }
+    }
+}
+
+/// Effects: no other copy calls into this one any more.
+void leave_copies() noexcept {
+    if (this_copy != nullptr) {
+        this_copy->take_over.store(nullptr, std::memory_order_seq_cst);
+        for (int waited = 0; waited < 1'000 && this_copy->calls.load(std::memory_order_seq_cst) != 0; ++waited) {
+            sleep_ms(1);
+        }
+        this_copy = nullptr;
+    }
+}
+
+/// Effects: a copy whose handler calls ours next calls that of before ours instead, as our code may go away.
+void hand_over(int signal) noexcept {
+    shared_page* const page = everybody.load(std::memory_order_acquire);
+    if (page == nullptr) {
+        return;
+    }
+    for (copy& c : page->copies) {
+        if (&c != this_copy && c.take_over.load(std::memory_order_relaxed) != nullptr) {
+            c.calls.fetch_add(1, std::memory_order_seq_cst);
+            if (const take_over_function f = c.take_over.load(std::memory_order_seq_cst); f != nullptr) {
+                f(signal, code_of(our_action()), &former_of(signal));
+            }
+            c.calls.fetch_sub(1, std::memory_order_seq_cst);
+        }
+    }
+}
+
+/// The calling thread's entry, null if it has none.
+told_place* told_here(shared_page& page) noexcept {
+    const auto me = static_cast<std::uint64_t>(::syscall(SYS_gettid));
+    told_place* const end = page.told + sizeof page.told / sizeof page.told[0];
+    told_place* const mine = std::find_if(
+        page.told, end, [me](const told_place& t) { return t.thread.load(std::memory_order_acquire) == me; });
+    return mine != end ? mine : nullptr;
+}
+
+/// Effects: other copies learn that the calling thread's fault was told of.
+void share_told(const place& p) noexcept {
+    shared_page* const page = everybody.load(std::memory_order_acquire);
+    if (page == nullptr) {
+        return;
+    }
+    told_place* t = told_here(*page);
+    if (t == nullptr) {  // the one told of longest ago is forgotten
+        t = &page->told[page->told_count.fetch_add(1, std::memory_order_relaxed) % (sizeof page->told / sizeof *t)];
+    }
+    t->thread.store(0, std::memory_order_relaxed);
+    t->instruction.store(p.instruction, std::memory_order_release);
+    t->stack_pointer.store(p.stack_pointer, std::memory_order_release);
+    t->address.store(p.address, std::memory_order_release);
+    t->thread.store(static_cast<std::uint64_t>(::syscall(SYS_gettid)), std::memory_order_release);
+}
+
+/// True if the calling thread was told of this very fault last, whichever copy told it.
+bool is_told(const place& p) noexcept {
+    shared_page* const page = everybody.load(std::memory_order_acquire);
+    const told_place* const t = page != nullptr ? told_here(*page) : nullptr;
+    return t != nullptr && t->instruction.load(std::memory_order_relaxed) == p.instruction &&
+           t->stack_pointer.load(std::memory_order_relaxed) == p.stack_pointer &&
+           t->address.load(std::memory_order_relaxed) == p.address;
+}
+
+/// Effects: where the action in place is not ours, as somebody's handler was installed after ours, that stays.
 void restore_actions() noexcept {
     for (const int signal : fault_signals) {
-        restore_action(signal);
+        struct sigaction now {};
+        if (::sigaction(signal, nullptr, &now) == 0 && is_ours(now)) {
+            ::sigaction(signal, &former_of(signal), nullptr);
+        } else {
+            hand_over(signal);
+        }
     }
 }
 
@@ -314,7 +494,7 @@ bool knows(const occasion& o) noexcept {
 }
 
 void tell(occasion& o) noexcept {
-    if (o.told || o.cramped || telling || !begin_telling()) {
+    if (o.told || o.cramped || telling || is_told(o.here) || !begin_telling()) {
         return;
     }
     told_fault t{describe(o)};
@@ -322,6 +502,7 @@ void tell(occasion& o) noexcept {
     survives(call_tell, &t);
     telling = false;
     o.told = true;
+    share_told(o.here);
     end_telling();
 }
 
@@ -362,7 +543,7 @@ void consider_abort(occasion& o) noexcept {
 /// Effects: a signal that is no fault goes to the action of before. Where a later handler passed it on to this one,
 /// whoever is in front decides what happens now.
 void pass_on(occasion& o) noexcept {
-    const struct sigaction& former = before[index_of(o.signal)];
+    const struct sigaction& former = former_of(o.signal);
     o.ask = o.may_ask && is_handler(former);
     if (!o.ask && o.in_front && former.sa_handler != SIG_IGN) {
         end_process(o);
@@ -426,6 +607,7 @@ void consider(void* argument) {
         if (was_sent_for_a_fault(o, caused)) {
             occasion fault = o;
             fault.info = &caused;
+            fault.here = place_of(fault);
             tell(fault);
         }
         pass_on(o);
@@ -433,8 +615,8 @@ void consider(void* argument) {
     }
     o.here = place_of(o);
     const bool off = state.load(std::memory_order_acquire) == phase::off;
-    const bool again = o.here == told_at;
-    const bool former = o.may_ask && is_handler(before[index_of(o.signal)]);
+    const bool again = o.here == told_at || is_told(o.here);
+    const bool former = o.may_ask && is_handler(former_of(o.signal));
     o.told = again || off;
     if (!former || (!o.told && knows(o))) {
         tell(o);
@@ -448,17 +630,32 @@ void consider(void* argument) {
     }
 }
 
+/// Effects: takes the signal that the handler of before has sent anew, having put the default action in place. It
+/// waits, and let through here, it would end the process within this handler. Returns: false if there is none.
+bool take_sent(const occasion& o, siginfo_t& sent) noexcept {
+    struct sigaction now {};
+    const signal_set mine = set_of(o.signal);
+    const timespec at_once{};
+    return o.signal != SIGABRT && ::sigaction(o.signal, nullptr, &now) == 0 && !is_handler(now) &&
+           ::syscall(SYS_rt_sigtimedwait, &mine, &sent, &at_once, sizeof mine) == o.signal;
+}
+
 /// The handler of before has returned.
 void look_again(void* argument) {
     occasion& o = *static_cast<occasion*>(argument);
+    siginfo_t sent;
+    const bool was_sent = take_sent(o, sent);
     const signal_set faults = set_of(SIGSEGV) | set_of(SIGBUS);
     change_mask(SIG_UNBLOCK, &faults, nullptr);
     const place now_at = place_of(o);
     if (o.signal == SIGABRT || o.info->si_code <= 0 || now_at.instruction != o.here.instruction ||
         now_at.stack_pointer != o.here.stack_pointer) {
+        if (was_sent) {
+            o.info = &sent;
+            end_process(o);
+        }
         return;
     }
-    const std::size_t i = index_of(o.signal);
     struct sigaction now {};
     if (::sigaction(o.signal, nullptr, &now) == 0 && !is_ours(now)) {
         if (!is_handler(now)) {
@@ -468,7 +665,7 @@ void look_again(void* argument) {
         }
         if (o.in_front) {
             // It has put itself back, as handlers of old do, or the one that it found.
-            before[i] = now;
+            before[index_of(o.signal)].set(now);
             const struct sigaction mine = our_action();
             ::sigaction(o.signal, &mine, nullptr);
         }
@@ -487,7 +684,7 @@ void look_again(void* argument) {
 
 /// Effects: calls the handler of before as the kernel would.
 void ask_former(const occasion& o) noexcept {
-    struct sigaction& former = before[index_of(o.signal)];
+    struct sigaction former = before[index_of(o.signal)].get();
     const auto flags = static_cast<unsigned>(former.sa_flags);  // SA_RESETHAND has the sign bit
     const auto with_info = former.sa_sigaction;
     const auto without = former.sa_handler;
@@ -497,6 +694,7 @@ void ask_former(const occasion& o) noexcept {
     if ((flags & SA_RESETHAND) != 0) {
         former.sa_flags = 0;
         former.sa_handler = SIG_DFL;
+        before[index_of(o.signal)].set(former);
     }
     change_mask(SIG_BLOCK, &blocked, nullptr);
     const question outer = asking;
@@ -596,6 +794,7 @@ bool install_fault_signals(const fault_listener& listener) noexcept {
         return false;
     }
     listens = listener;
+    join_copies();
     prepare_fault_stack();
     prepare_spare_stack();
     detail::call_on_new_thread([]() noexcept { prepare_fault_stack(); });
@@ -609,7 +808,7 @@ bool install_fault_signals(const fault_listener& listener) noexcept {
         struct sigaction now {};
         const bool known = ::sigaction(fault_signals[i], nullptr, &now) == 0;
         if (known && !is_ours(now)) {
-            before[i] = now;
+            before[i].set(now);
         }
         if (!known || ::sigaction(fault_signals[i], &mine, nullptr) != 0) {
             remove_fault_signals();
@@ -658,6 +857,7 @@ namespace {
     if (faults_are_told()) {
         remove_fault_signals();
     }
+    leave_copies();
     if (stack_key_valid.exchange(false)) {
         pthread_key_delete(stack_key);
     }

@@ -43,11 +43,14 @@ struct fault_listener {
 ///     meanwhile.
 ///   - A handler of before comes first, unless the listener knows the address: programs resolve faults of their own.
 ///     If it resolves the fault (the page gives access, or the thread goes on elsewhere), nothing is told. If it gives
-///     up (the default action is in place when it returns), or the same instruction is refused again and again, the
-///     fault is told of. It is called with the signal's information on the signal's stack, and this one stays in place.
+///     up (the default action is in place when it returns, and maybe the signal was sent anew), or the same instruction
+///     is refused again and again, the fault is told of. It is called with the signal's information on the signal's
+///     stack, and this one stays in place.
 ///   - A handler that was installed later and passes the fault on has it told of. If the instruction faults once more,
 ///     and no handler of before is left, the process ends by the signal.
-///   - Told of once: the same instruction at the same address in the same thread is not told of twice in a row.
+///   - Told of once: the same instruction at the same address in the same thread is not told of twice in a row, by
+///     several copies of this library neither.
+///   - A handler of before whose code was unloaded is none.
 ///   Other threads that fault while one is told of wait, some seconds at most, and then have theirs told of.
 ///   Threads that are numbered from now on (see this_thread) get a signal stack of their own, and so does the caller.
 ///   A signal that another process or thread sent is no fault, and goes to the action of before. An abort goes there,
@@ -58,7 +61,8 @@ bool install_fault_signals(const fault_listener& listener) noexcept;
 /// True from install_fault_signals() to remove_fault_signals().
 [[nodiscard]] bool faults_are_told() noexcept;
 
-/// Effects: puts the actions of before in place again, where nobody else has changed them since.
+/// Effects: puts the actions of before in place again, where nobody else has changed them since. A later handler of
+/// another copy of this library calls them next, in place of ours.
 void remove_fault_signals() noexcept;
 
 /// Effects: gives the calling thread a signal stack until it ends, unless it has one that the kernel can enter a signal

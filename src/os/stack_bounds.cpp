@@ -29,7 +29,8 @@ struct procmap_query {
     std::uint64_t query_addr;
     std::uint64_t vma_start;
     std::uint64_t vma_end;
-    std::uint64_t unused[8];
+    std::uint64_t vma_flags;
+    std::uint64_t unused[7];
 };
 static_assert(sizeof(procmap_query) == 104);
 
@@ -49,12 +50,14 @@ mapping query(int descriptor, std::uintptr_t address) noexcept {
     if (::ioctl(descriptor, _IOWR('f', 17, procmap_query), &q) != 0) {
         return {};
     }
-    return {q.vma_start, q.vma_end};
+    constexpr std::uint64_t executable = 4;
+    return {q.vma_start, q.vma_end, (q.vma_flags & executable) != 0};
 }
 
 mapping search(int descriptor, std::uintptr_t address) noexcept {
-    // Lines are "start-end rest", both in hexadecimal, sorted by address.
-    enum class field { start, end, rest } at = field::start;
+    // Lines are "start-end access rest", sorted by address, which are hexadecimal; access is "rwxp", or - in place of a
+    // letter.
+    enum class field { start, end, access, rest } at = field::start;
     mapping m;
     char text[4096];
     for (;;) {
@@ -73,13 +76,17 @@ mapping search(int descriptor, std::uintptr_t address) noexcept {
             } else if (at == field::start && c == '-') {
                 at = field::end;
             } else if (at == field::end && c == ' ') {
-                at = field::rest;
+                at = field::access;
                 if (m.low > address) {
                     return {};
                 }
+            } else if (at == field::access && c == ' ') {
+                at = field::rest;
                 if (address < m.high) {
                     return m;
                 }
+            } else if (at == field::access) {
+                m.executable = m.executable || c == 'x';
             } else if (at != field::rest) {
                 std::uintptr_t& value = at == field::start ? m.low : m.high;
                 const unsigned digit = static_cast<unsigned>(c >= 'a' ? c - 'a' + 10 : c - '0');

@@ -17,6 +17,7 @@ struct stack_bounds {
 struct mapping {
     std::uintptr_t low = 0;
     std::uintptr_t high = 0;
+    bool executable = false;
 };
 
 /// True if the word at \p address, a multiple of its size, can be read now. Keeps errno; one system call.

@@ -240,7 +240,6 @@ std::size_t block_reporter::leaks(error_kind kind, std::string_view hint) const 
         listing.fill(r);
         r.hint = hint;
         raise(errors, r);
-        listing.hand_down();
     }
     return count;
 }

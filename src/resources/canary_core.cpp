@@ -1,6 +1,7 @@
 #include "resources/canary_core.hpp"
 
 #include "os/other_tools.hpp"
+#include "report/writer.hpp"
 #include "resources/chain_check.hpp"
 #include "resources/upstream.hpp"
 
@@ -40,6 +41,14 @@ bool canary_owns(void* core, const void* p, metadata::owned_block* out) noexcept
     const metadata::block_below below = canary_core::below_of(&c, e);
     *out = {.block = metadata::describe(e), .allocated = e.allocated, .base = below.base, .total = below.bytes};
     return true;
+}
+
+void canary_visit_live(void* core, void (*visit)(const void* p, void* context) noexcept, void* context) noexcept {
+    auto& c = *static_cast<canary_core*>(core);
+    if (c.shape.threads == threading::unchecked && !c.thread.is_mine()) {
+        return;
+    }
+    c.blocks.for_each_place([&](const metadata::block_table::place& b) noexcept { visit(b.address, context); });
 }
 
 bool canary_describes(void* core, std::uintptr_t address, metadata::address_finding* out) noexcept {
@@ -109,6 +118,7 @@ canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary
                                     core->shape.checks ? canary_owns : nullptr, stats_by_address<canary_resource_base>);
     if (core->shape.checks) {
         metadata::set_describe_address(core->self, canary_describes);
+        metadata::set_visit_live(core->self, canary_visit_live);
     }
     core->watch.belongs_to(core->self);
     metadata::set_unchecked(core->self, core->shape.threads == threading::unchecked);
@@ -328,6 +338,63 @@ canary_damage canary_core::retired_damage(const retired_block& b) const noexcept
     return d;
 }
 
+// What runs over a block's end, through its guard, breaks the one at the start of the next block, too; and the other
+// way round. Of the latter it looks like a write at its own end.
+canary_core::culprit canary_core::look_beside(error_kind kind, const metadata::block_entry& e,
+                                              const canary_damage& d) noexcept {
+    // A byte that was written may be what it was by chance.
+    constexpr std::ptrdiff_t by_chance = 1;
+    constexpr std::size_t farthest = 16;  // what an upstream may keep between two blocks
+    const canary_layout at = layout(e.size, e.alignment);
+    const std::byte* const low = start(e) - at.front;
+    const std::byte* const high = low + at.total;
+    const std::byte* const behind = high - at.back;
+    const auto broken = static_cast<std::ptrdiff_t>(d.bytes);
+    const bool from_before = kind != error_kind::overrun && d.first - low <= by_chance;
+    const bool from_behind =
+        kind == error_kind::overrun && d.first - behind > by_chance && high - d.first <= broken + by_chance;
+    culprit found;
+    if (!shape.guards || at.front == 0 || (!from_before && !from_behind)) {
+        return found;
+    }
+    const auto look = [&](const metadata::block_entry& b, auto open, auto close) noexcept {
+        const canary_layout its = layout(b.size, b.alignment);
+        const auto gap = from_before ? reinterpret_cast<std::uintptr_t>(low) -
+                                           reinterpret_cast<std::uintptr_t>(start(b) - its.front + its.total)
+                                     : reinterpret_cast<std::uintptr_t>(start(b) - its.front) -
+                                           reinterpret_cast<std::uintptr_t>(high);
+        if (gap > std::max(farthest, at.alignment)) {
+            return true;
+        }
+        if (watched) {
+            open(b);
+        }
+        const std::size_t guard_size = from_before ? its.back : its.front;
+        const std::size_t its_broken = from_before ? back_damage(b).bytes : front_damage(b).bytes;
+        if (watched) {
+            close(b);
+        }
+        if (its_broken + by_chance >= guard_size) {
+            found = {.block = b.address, .size = b.size, .overrun = from_before};
+        }
+        return found.block == nullptr;
+    };
+    // With the locks held, as blocks that are freed may be anybody's.
+    blocks.for_each_live([&](const metadata::block_entry& b) noexcept {
+        look(
+            b, [this](const metadata::block_entry& x) noexcept { open_guards(x); },
+            [this](const metadata::block_entry& x) noexcept { show_live(x); });
+    });
+    if (found.block == nullptr) {
+        quarantine.visit([&](const metadata::block_entry& b) noexcept {
+            return look(
+                b, [this](const metadata::block_entry& x) noexcept { open_all(x); },
+                [this](const metadata::block_entry& x) noexcept { close_all(x); });
+        });
+    }
+    return found;
+}
+
 void canary_core::report_damage(error_kind kind, const metadata::block_entry& e, const canary_damage& d) noexcept {
     if (d.first == nullptr) {
         return;
@@ -359,6 +426,21 @@ void canary_core::report_damage(error_kind kind, const metadata::block_entry& e,
         add_covering(r, {}, other);
     } else {
         look_for_covering(r, self);
+    }
+    fixed_text<256> hint;
+    if (r.covering.address == nullptr) {
+        if (const culprit c = look_beside(kind, e, d); c.block != nullptr) {
+            writer(hint.sink, &hint)
+                .text(c.overrun ? "the guard behind the " : "the guard before the ")
+                .number(c.size)
+                .text("-byte block at ")
+                .address(c.block)
+                .text(c.overrun ? ", right before this one, is broken without a gap up to here: look at what writes to "
+                                  "the end of that block"
+                                : ", right behind this one, is broken without a gap from here: look at what writes to "
+                                  "the start of that block");
+            r.hint = hint.view();
+        }
     }
     raise(errors, r);
 }

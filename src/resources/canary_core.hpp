@@ -150,6 +150,13 @@ private:
     [[nodiscard]] canary_damage front_damage(const metadata::block_entry& e) const noexcept;
     [[nodiscard]] canary_damage back_damage(const metadata::block_entry& e) const noexcept;
     [[nodiscard]] canary_damage retired_damage(const retired_block& b) const noexcept;
+    /// A block whose guard is broken up to, or from, the damage of another one.
+    struct culprit {
+        const void* block = nullptr;  ///< null: none
+        std::size_t size = 0;
+        bool overrun = false;  ///< behind its end; else before its start
+    };
+    [[nodiscard]] culprit look_beside(error_kind kind, const metadata::block_entry& e, const canary_damage& d) noexcept;
     void report_damage(error_kind kind, const metadata::block_entry& e, const canary_damage& d) noexcept;
     /// Returns: false if the block is damaged, and kept.
     bool release(const retired_block& b) noexcept;

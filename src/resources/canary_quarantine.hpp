@@ -103,6 +103,13 @@ public:
         }
     }
 
+    /// Effects: as peek(), with the lock held: no block is given back meanwhile.
+    template <class Visit>
+    void visit(Visit&& visit) noexcept {
+        const os::brief_hold<true> hold(lock_);
+        peek(visit);
+    }
+
     /// A damaged block that was found waiting.
     struct finding {
         metadata::block_entry block;

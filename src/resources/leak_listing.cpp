@@ -2,6 +2,7 @@
 
 #include "os/virtual_memory.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 namespace pmr_debug::detail {
@@ -12,7 +13,8 @@ constexpr std::size_t first_bytes = std::size_t{16} << 10;
 
 }  // namespace
 
-leak_listing::leak_listing(const metadata::resource_record* self) noexcept : self_(self) {
+leak_listing::leak_listing(const metadata::resource_record* self) noexcept
+    : self_(self), stood_on_(metadata::may_be_stood_on(self)) {
     metadata::copy_told(self, told_);
 }
 
@@ -60,6 +62,12 @@ void leak_listing::add(trace_id allocated, std::size_t bytes, const void* addres
     if (below.base != nullptr) {
         note(below);
     }
+    if (stood_on_) {
+        const auto from = reinterpret_cast<std::uintptr_t>(address);
+        own_.add(serial, allocated, self_->id);
+        own_from_ = std::min(own_from_, from);
+        own_to_ = std::max(own_to_, from + std::max(bytes, std::size_t{1}));
+    }
 }
 
 void leak_listing::fill(report& r) noexcept {
@@ -70,12 +78,10 @@ void leak_listing::fill(report& r) noexcept {
     r.listed_bytes = listed_bytes_;
     r.listed_by = metadata::find_by_id(first_teller_);
     r.listed_by_others = several_tellers_;
-}
-
-void leak_listing::hand_down() noexcept {
     if (below_count_ != 0) {
         metadata::tell_below(self_, {below_, below_count_});
     }
+    metadata::tell_above(self_, own_, own_from_, own_to_);
 }
 
 }  // namespace pmr_debug::detail

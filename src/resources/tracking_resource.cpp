@@ -40,6 +40,14 @@ bool tracking_owns(void* core, const void* p, metadata::owned_block* out) noexce
     return true;
 }
 
+void tracking_visit_live(void* core, void (*visit)(const void* p, void* context) noexcept, void* context) noexcept {
+    auto& c = *static_cast<tracking_core*>(core);
+    if (c.shape.threads == threading::unchecked && !c.thread.is_mine()) {
+        return;
+    }
+    c.blocks.for_each_place([&](const metadata::block_table::place& b) noexcept { visit(b.address, context); });
+}
+
 bool tracking_describes(void* core, std::uintptr_t address, metadata::address_finding* out) noexcept {
     bool found = false;
     static_cast<const tracking_core*>(core)->blocks.peek([&](const metadata::block_entry& e) noexcept {
@@ -91,6 +99,7 @@ tracking_core* tracking_core::make(std::pmr::memory_resource* upstream, const tr
                                              stats_by_address<tracking_resource_base>);
     if (core->shape.checks) {
         metadata::set_describe_address(core->self, tracking_describes);
+        metadata::set_visit_live(core->self, tracking_visit_live);
     }
     core->watch.belongs_to(core->self);
     metadata::set_unchecked(core->self, core->shape.threads == threading::unchecked);

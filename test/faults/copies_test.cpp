@@ -46,6 +46,47 @@ TEST(copies, a_fault_in_memory_of_another_copy_is_explained) {
 }
 #endif
 
+#if !SANITIZED
+TEST(copies, a_handler_of_before_that_was_unloaded_hands_over_to_the_one_before_it) {
+    const outcome resolved = run("fault_handlers_of_two_copies", {path_of("handles_faults.so"), "barrier"});
+    EXPECT_EQ(resolved.status, 0) << resolved.signal << resolved.out << resolved.err;
+    EXPECT_TRUE(resolved.prints("went on")) << resolved.out;
+    EXPECT_EQ(resolved.err, "");
+    for (const char* const way : {"nobodys", "freed"}) {
+        const outcome o = run("fault_handlers_of_two_copies", {path_of("handles_faults.so"), way});
+        EXPECT_EQ(o.signal, SIGSEGV) << way << ": " << o.out;
+        EXPECT_EQ(o.times("pmr_debug: "), 1U) << way << ": " << o.err;
+        EXPECT_TRUE(o.says(way == std::string("freed") ? "pmr_debug: use_after_free: freed 100000-byte block"
+                                                       : "pmr_debug: fault: "))
+            << o.err;
+        EXPECT_TRUE(o.says("fault_handlers_of_two_copies")) << way << ": " << o.err;
+    }
+}
+
+TEST(copies, the_same_fault_is_told_of_once) {
+    for (const char* const order : {"plugin_first", "program_first"}) {
+        for (const std::string access : {"freed", "nobodys"}) {
+            const outcome o = run("fault_handlers_of_two_copies", {path_of("handles_faults.so"), order, access});
+            EXPECT_EQ(o.signal, SIGSEGV) << order << access << ": " << o.out;
+            EXPECT_EQ(o.times("pmr_debug: "), 1U) << order << access << ": " << o.err;
+            EXPECT_TRUE(o.says(access == "freed" ? "pmr_debug: use_after_free: freed 100000-byte block"
+                                                 : " was written: not memory of any pmr_debug resource"))
+                << order << ": " << o.err;
+        }
+        const outcome o = run("fault_handlers_of_two_copies", {path_of("handles_faults.so"), order, "barrier"});
+        EXPECT_TRUE(o.prints("went on")) << order << o.out;
+        EXPECT_EQ(o.err, "") << order;
+    }
+}
+
+TEST(copies, a_handler_whose_code_was_unloaded_is_not_called) {
+    const outcome o = run("fault_handlers_of_two_copies", {path_of("handles_faults.so"), "own"});
+    EXPECT_EQ(o.signal, SIGSEGV) << o.out;
+    EXPECT_EQ(o.times("pmr_debug: fault: "), 1U) << o.err;
+    EXPECT_TRUE(o.says(" was written: not memory of any pmr_debug resource")) << o.err;
+}
+#endif
+
 TEST(copies, one_that_was_unloaded_is_not_asked) {
     const outcome o = run("two_copies", {path_of("own_copy.so"), "unloaded"});
     EXPECT_EQ(o.signal, SIGABRT) << o.out << o.err;

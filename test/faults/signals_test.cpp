@@ -61,7 +61,7 @@ TEST(signals, faults_that_the_program_resolves_are_silent_and_the_handler_stays)
 
 TEST(signals, a_fault_that_the_program_gives_up_is_told_of) {
     SKIP_WHERE_SANITIZERS_OWN_FAULTS();
-    for (const char* const way : {"default", "again"}) {
+    for (const char* const way : {"default", "again", "raise"}) {
         const outcome o = run("resolves_faults", {way, "nobodys"});
         EXPECT_TRUE(o.prints("320 resolved")) << way << ": " << o.out;
         EXPECT_EQ(o.times("pmr_debug: "), 1U) << way << ": " << o.err;

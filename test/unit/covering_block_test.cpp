@@ -1,4 +1,5 @@
-// A broken canary whose byte another block covers: the upstream's fault, not that of an index.
+// A broken canary whose byte another block covers: the upstream's fault, not that of an index. And one that was broken
+// from the block beside.
 
 #include <pmr_debug/pmr_debug.hpp>
 
@@ -14,6 +15,8 @@
 #include <memory_resource>
 #include <new>
 #include <optional>
+#include <sstream>
+#include <string>
 #include <utility>
 
 namespace {
@@ -242,6 +245,110 @@ TEST(covering_block, an_overrun_is_an_overrun) {
     EXPECT_EQ(errors[0].facts.kind, error_kind::overrun);
     EXPECT_EQ(errors[0].facts.covering.address, nullptr);
     EXPECT_NE(errors[0].text.find("an index or length is too large"), std::string_view::npos) << errors[0].text;
+}
+
+// ---- Blocks side by side
+
+__attribute__((noinline)) void scribble(std::byte* p, std::ptrdiff_t from, std::size_t bytes) {
+    asm volatile("" : "+r"(p));
+    std::memset(p + from, 'x', bytes);
+    asm volatile("" : : : "memory");
+}
+
+struct side_by_side : ::testing::Test {
+    // 16 bytes of guard on each side, and nothing between.
+    std::pmr::monotonic_buffer_resource place;
+    collecting_handler errors;
+    pmr_debug::canary_resource guarded{&place, {.name = "guarded", .handler = &errors}};
+    std::byte* a = static_cast<std::byte*>(guarded.allocate(32, 8));
+    std::byte* b = static_cast<std::byte*>(guarded.allocate(32, 8));
+
+    ~side_by_side() override { EXPECT_EQ(errors.size(), errors_expected); }
+
+    void free(std::byte* p) { guarded.deallocate(p, 32, 8); }
+    [[nodiscard]] bool says(std::size_t i, const std::string& what) const {
+        return errors[i].text.find(what) != std::string_view::npos;
+    }
+    static std::string block_at(const void* p) {
+        std::ostringstream out;
+        out << " the 32-byte block at " << p << ", right ";
+        return out.str();
+    }
+    std::size_t errors_expected = 2;
+};
+
+TEST_F(side_by_side, what_runs_through_the_first_is_no_negative_index_of_the_second) {
+    ASSERT_EQ(b - a, 64);
+    scribble(a, 0, 128);
+    free(b);
+    free(a);
+    ASSERT_EQ(errors.size(), 3U);
+    errors_expected = 3;
+    EXPECT_EQ(errors[0].facts.kind, error_kind::underrun);
+    EXPECT_EQ(errors[0].facts.block.address, b);
+    EXPECT_EQ(errors[0].facts.first_bad, b - 16);
+    EXPECT_TRUE(says(0, "hint: the guard behind" + block_at(a) + "before")) << errors[0].text;
+    EXPECT_FALSE(says(0, "an index is negative")) << errors[0].text;
+    EXPECT_EQ(errors[1].facts.kind, error_kind::overrun);
+    EXPECT_EQ(errors[1].facts.block.address, b);
+    EXPECT_TRUE(says(1, "an index or length is too large")) << errors[1].text;
+    EXPECT_EQ(errors[2].facts.block.address, a);
+    EXPECT_TRUE(says(2, "an index or length is too large")) << errors[2].text;
+}
+
+TEST_F(side_by_side, also_when_the_first_was_freed_before) {
+    scribble(a, 32, 20);
+    free(a);
+    free(b);
+    ASSERT_EQ(errors.size(), 2U);
+    EXPECT_TRUE(says(0, "an index or length is too large")) << errors[0].text;
+    EXPECT_EQ(errors[1].facts.kind, error_kind::underrun);
+    EXPECT_TRUE(says(1, "hint: the guard behind" + block_at(a) + "before")) << errors[1].text;
+}
+
+TEST_F(side_by_side, also_when_the_second_was_freed_before_the_write) {
+    free(b);
+    scribble(a, 0, 96);
+    free(a);
+    EXPECT_EQ(guarded.check(), 1U);
+    ASSERT_EQ(errors.size(), 2U);
+    EXPECT_EQ(errors[1].facts.kind, error_kind::write_after_free);
+    EXPECT_EQ(errors[1].facts.block.address, b);
+    EXPECT_TRUE(says(1, "hint: the guard behind" + block_at(a) + "before")) << errors[1].text;
+}
+
+TEST_F(side_by_side, what_runs_below_the_second_is_no_large_index_of_the_first) {
+    scribble(b, -20, 20);
+    EXPECT_EQ(guarded.check(), 2U);
+    ASSERT_EQ(errors.size(), 2U);
+    EXPECT_EQ(errors[0].facts.kind, error_kind::overrun);
+    EXPECT_EQ(errors[0].facts.block.address, a);
+    EXPECT_TRUE(says(0, "hint: the guard before" + block_at(b) + "behind")) << errors[0].text;
+    EXPECT_EQ(errors[1].facts.kind, error_kind::underrun);
+    EXPECT_TRUE(says(1, "an index is negative")) << errors[1].text;
+    errors_expected = 4;  // they are told at their free, too
+    free(a);
+    free(b);
+}
+
+// The twins: damage of one block's own.
+TEST_F(side_by_side, a_gap_says_whose_it_is) {
+    scribble(a, 32, 8);
+    scribble(b, -8, 8);
+    free(b);
+    free(a);
+    ASSERT_EQ(errors.size(), 2U);
+    EXPECT_TRUE(says(0, "an index is negative")) << errors[0].text;
+    EXPECT_TRUE(says(1, "an index or length is too large")) << errors[1].text;
+}
+
+TEST_F(side_by_side, whole_blocks_are_silent) {
+    errors_expected = 0;
+    scribble(a, 0, 32);
+    scribble(b, 0, 32);
+    EXPECT_EQ(guarded.check(), 0U);
+    free(b);
+    free(a);
 }
 
 }  // namespace

@@ -85,6 +85,11 @@ TEST(stack_bounds, both_ways_to_find_a_mapping_agree) {
     }
     munmap(p, 3 * 4096);
     EXPECT_EQ(os::find_mapping(1).high, 0U);
+    const auto code = reinterpret_cast<std::uintptr_t>(&os::can_read);
+    EXPECT_TRUE(os::find_mapping(code).executable);
+    EXPECT_TRUE(os::detail::read_mapping(code).executable);
+    EXPECT_FALSE(os::find_mapping(own_frame()).executable);
+    EXPECT_FALSE(os::detail::read_mapping(own_frame()).executable);
     EXPECT_EQ(os::detail::read_mapping(1).high, 0U);
 }
 

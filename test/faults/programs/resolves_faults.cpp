@@ -3,6 +3,7 @@
 //   default: puts the default action in place     again: puts itself back at each call, as handlers of old do
 //   jump: leaves by siglongjmp                    endless: returns, and nothing has changed
 //   skip: goes on behind the instruction          exit: ends the process
+//   raise: puts the default action in place and sends the signal anew
 // Then heap: writes to a freed block; or nobodys: to memory of nobody.
 
 #include <pmr_debug/pmr_debug.hpp>
@@ -55,6 +56,9 @@ void barrier(int signal, siginfo_t* info, void* context) {
         ::_exit(5);
     } else {
         ::signal(signal, SIG_DFL);
+        if (way == "raise") {
+            ::raise(signal);  // comes when this one has returned
+        }
     }
     static_cast<void>(context);
 }
