@@ -190,6 +190,7 @@ struct unit : metadata::address_range {
     // Slots that are handed out again: [next, prepared) are those that are ready, the owner looks for more from `scan`
     // on, and `unfreed` counts one more while the unit is attached, so that it stays.
     std::atomic<bool> again{false};  ///< once true, all slots may have been used
+    bool brings_back = false;        ///< …those in pages that were given back as well
     std::uint32_t scan = 0;
     std::atomic<slot_history*> history{nullptr};  ///< a slot each; set under the lock, before the first is used again
     // Dead pages in a unit that lives. Written by whoever borrows it, or has it attached.
