@@ -280,6 +280,15 @@ void arena::free(void* p, std::size_t bytes) noexcept {
     used_ -= size;
 }
 
+void arena::give_up(void* p, std::size_t bytes) noexcept {
+    const std::size_t page = os::page_size();
+    const std::size_t size = size_of(bytes);
+    if (size >= 4 * page) {  // else the call is not worth it
+        os::discard_in_place(static_cast<unsigned char*>(p) + page, size - page);
+    }
+    free(p, bytes);
+}
+
 std::size_t arena::used() const noexcept {
     const os::look seen(lock_);
     return used_;

@@ -57,6 +57,9 @@ public:
     /// Preconditions: \p p came from allocate(\p bytes).
     void free(void* p, std::size_t bytes) noexcept;
 
+    /// Effects: as free; but for its first page a larger piece goes back to the system. It stays mapped.
+    void give_up(void* p, std::size_t bytes) noexcept;
+
     /// Bytes handed out now, after rounding.
     [[nodiscard]] std::size_t used() const noexcept;
 

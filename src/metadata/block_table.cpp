@@ -7,6 +7,9 @@ namespace pmr_debug::metadata {
 namespace {
 
 constexpr std::size_t first_slots = 16;
+/// Where fewer than one slot of so many is taken, a table becomes smaller; but not one of so few slots.
+constexpr std::size_t sparse = 16;
+constexpr std::size_t least_to_shrink = 256;
 
 }  // namespace
 
@@ -28,28 +31,37 @@ bool block_table::open(arena& memory, unsigned shards, std::size_t freed_kept) n
     return shards_ != nullptr;
 }
 
-bool block_table::grow(shard& s) noexcept {
+bool block_table::rehash(shard& s, std::size_t count) noexcept {
     const std::size_t old_count = s.slots != nullptr ? s.mask + 1 : 0;
-    const std::size_t count = old_count != 0 ? old_count * 2 : first_slots;
     auto* const fresh = static_cast<slot*>(memory_->allocate_zeroed(count * sizeof(slot)));
     if (fresh == nullptr) {
-        // Crowded is better than refusing, as long as a probe still ends; then, to forget freed blocks is.
-        return old_count != 0 && (s.used + 1 < old_count || forget_oldest(s));
+        return false;
     }
     slot* const old = s.slots;
-    // prefetch() reads the first and the last without the lock: no new slots with the shift of none.
+    // prefetch() reads the first and the last without the lock: no new slots with the shift of none. all_slots() and
+    // signal handlers may see the old one of slots and mask with the new other: never too large a mask.
     __atomic_store_n(&s.shift, 64U - static_cast<unsigned>(std::countr_zero(count)), __ATOMIC_RELAXED);
-    s.mask = count - 1;
+    if (count < old_count) {
+        __atomic_store_n(&s.mask, count - 1, __ATOMIC_RELEASE);
+    }
     __atomic_store_n(&s.slots, fresh, __ATOMIC_RELEASE);
+    __atomic_store_n(&s.mask, count - 1, __ATOMIC_RELEASE);
     for (std::size_t i = 0; i < old_count; ++i) {
         if (old[i].address != 0) {
             *probe(s, old[i].address, hash(old[i].address)) = old[i];
         }
     }
     if (old != nullptr) {
-        memory_->free(old, old_count * sizeof(slot));
+        memory_->give_up(old, old_count * sizeof(slot));
     }
     return true;
+}
+
+bool block_table::grow(shard& s) noexcept {
+    const std::size_t old_count = s.slots != nullptr ? s.mask + 1 : 0;
+    // Crowded is better than refusing, as long as a probe still ends; then, to forget freed blocks is.
+    return rehash(s, old_count != 0 ? old_count * 2 : first_slots) ||
+           (old_count != 0 && (s.used + 1 < old_count || forget_oldest(s)));
 }
 
 bool block_table::open_ring(shard& s) noexcept {
@@ -97,6 +109,10 @@ void block_table::remove(shard& s, slot* hole) noexcept {
     }
     s.slots[gap] = {};
     --s.used;
+    if (s.used < s.mask / sparse && s.mask >= least_to_shrink) [[unlikely]] {
+        // To a third or less, so that it neither grows nor shrinks again soon. Without memory it stays as it is.
+        (void)rehash(s, std::bit_ceil(s.used * 3 + first_slots));
+    }
 }
 
 block_table::slot* block_table::live_slot(const shard& s, std::uintptr_t address, std::uint64_t h, block_entry& found,

@@ -149,8 +149,8 @@ public:
                 std::size_t count = 0;
                 {
                     const os::look seen(s.lock);
-                    const slot* const slots = s.slots;
-                    last = s.mask;
+                    const auto [slots, mask] = all_slots(s);
+                    last = mask;
                     for (; slots != nullptr && k <= last && count < std::size(some); ++k) {
                         const slot r = slots[k];
                         if (r.address != 0 && (r.bits & 1U) == 0) {
@@ -172,8 +172,8 @@ public:
     void peek(Visit&& visit) const noexcept {
         for (unsigned i = 0; shards_ != nullptr && i <= shard_mask_; ++i) {
             const shard& s = shards_[i];
-            const slot* const slots = s.slots;
-            for (std::size_t k = 0, last = s.mask; slots != nullptr && k <= last; ++k) {
+            const auto [slots, last] = all_slots(s);
+            for (std::size_t k = 0; slots != nullptr && k <= last; ++k) {
                 const slot r = slots[k];
                 const bool known = (r.bits & 1U) == 0 || (s.ring != nullptr && r.size < ring_size_);
                 if (r.address != 0 && known && !visit(entry(s, r))) {
@@ -272,11 +272,29 @@ private:
         }
     }
 
+    /// The slots, and the index of the last, without the lock: no more than there are.
+    struct slots_view {
+        const slot* slots;
+        std::size_t last;
+    };
+    [[nodiscard]] static slots_view all_slots(const shard& s) noexcept {
+        for (;;) {
+            const slot* const slots = __atomic_load_n(&s.slots, __ATOMIC_ACQUIRE);
+            const std::size_t last = __atomic_load_n(&s.mask, __ATOMIC_ACQUIRE);
+            if (slots == __atomic_load_n(&s.slots, __ATOMIC_RELAXED)) {
+                return {slots, last};
+            }
+        }
+    }
+
+    /// Effects: moves everything to \p count slots. Returns: false if there is no memory for them.
+    bool rehash(shard& s, std::size_t count) noexcept;
     bool grow(shard& s) noexcept;
     bool forget_oldest(shard& s) noexcept;
     bool open_ring(shard& s) noexcept;
     void bury(shard& s, slot& r, trace_id freed, std::uint32_t thread) noexcept;
-    static void remove(shard& s, slot* hole) noexcept;
+    /// Effects: takes a record out; where hardly any is left, the table becomes smaller.
+    void remove(shard& s, slot* hole) noexcept;
 
     arena* memory_ = nullptr;
     shard* shards_ = nullptr;

@@ -13,8 +13,11 @@ constexpr std::size_t least = std::size_t{16} << 20;
 /// What a resource may keep although others have used the budget up: without any quarantine it would find nothing.
 constexpr std::size_t least_share = std::size_t{64} << 10;
 
-constinit std::atomic<std::size_t> all_kept{0};
-constinit std::atomic<std::size_t> all_live{0};
+/// Resources that stand on no other in the books, on one, and so on. The last level is of all that are higher, so that
+/// what lives there is known from below only.
+constexpr unsigned levels = 4;
+constinit std::atomic<std::size_t> all_kept[levels]{};
+constinit std::atomic<std::size_t> all_live[levels]{};
 constinit std::atomic<std::size_t> all_raised{0};
 /// A quarter of what the process may have; 0: not known yet.
 constinit std::atomic<std::size_t> ceiling{0};
@@ -38,20 +41,20 @@ std::size_t budget_for(std::size_t live) noexcept {
                     ceiling.load(std::memory_order_relaxed));
 }
 
-/// Effects: changes \p total by how much \p own differs from \p now. Returns: the new total. It may be behind for a
-/// moment; never below zero, though others read it meanwhile.
-std::size_t change(std::atomic<std::size_t>& total, std::atomic<std::size_t>& own, std::size_t now) noexcept {
+/// Effects: changes \p total by how much \p own differs from \p now. It may be behind for a moment; never below zero,
+/// though others read it meanwhile.
+void change(std::atomic<std::size_t>& total, std::atomic<std::size_t>& own, std::size_t now) noexcept {
     const std::size_t before = own.exchange(now, std::memory_order_relaxed);
-    if (before == now) {
-        return total.load(std::memory_order_relaxed);
+    if (before != now) {
+        total.fetch_add(now - before, std::memory_order_relaxed);
     }
-    return total.fetch_add(now - before, std::memory_order_relaxed) + (now - before);
 }
 
 }  // namespace
 
-void quarantine_share::open(std::size_t wanted, std::size_t usual) noexcept {
+void quarantine_share::open(std::size_t wanted, std::size_t usual, unsigned below) noexcept {
     wanted_ = wanted;
+    level_ = std::min(below, levels - 1);
     raise_ = wanted > usual ? std::min(wanted, os::no_limit / 1024) : 0;
     all_raised.fetch_add(raise_, std::memory_order_relaxed);
     look_at_limits();
@@ -65,18 +68,25 @@ void quarantine_share::close() noexcept {
 }
 
 std::size_t quarantine_share::settle(std::size_t kept, std::size_t live) noexcept {
-    const std::size_t total = change(all_kept, kept_, kept);
-    const std::size_t budget = budget_for(change(all_live, live_, live));
-    const std::size_t others = total > kept ? total - kept : 0;
-    const std::size_t left = budget > others ? budget - others : 0;
-    const std::size_t limit = std::min(wanted_, std::max(left, std::min(least_share, budget)));
+    change(all_kept[level_], kept_, kept);
+    change(all_live[level_], live_, live);
+    const quarantine_totals now = quarantine_now();
+    const std::size_t others = now.kept > kept ? now.kept - kept : 0;
+    const std::size_t left = now.budget > others ? now.budget - others : 0;
+    const std::size_t limit = std::min(wanted_, std::max(left, std::min(least_share, now.budget)));
     limit_.store(limit, std::memory_order_relaxed);
     return limit;
 }
 
 quarantine_totals quarantine_now() noexcept {
-    const std::size_t live = all_live.load(std::memory_order_relaxed);
-    return {.budget = budget_for(live), .kept = all_kept.load(std::memory_order_relaxed), .live = live};
+    quarantine_totals now;
+    for (unsigned level = levels; level-- != 0;) {
+        const std::size_t live = level + 1 != levels ? all_live[level].load(std::memory_order_relaxed) : 0;
+        now.live = std::max(now.live, live > now.kept ? live - now.kept : 0);
+        now.kept += all_kept[level].load(std::memory_order_relaxed);
+    }
+    now.budget = budget_for(now.live);
+    return now;
 }
 
 }  // namespace pmr_debug::metadata

@@ -6,6 +6,10 @@
 //   budget = min(128 MiB, max(16 MiB, twice the live bytes)), or what the options of resources ask for if that is more,
 //            but at most a quarter of what the process may have (RLIMIT_AS, memory.max of its control group)
 //
+// Where one resource stands on another, what the upper one keeps of freed memory lives in the lower one, as its blocks
+// do. Counted there it would have the budget grow by what the budget lets it keep. So each level of resources is
+// counted by itself, less what those above keep; the largest counts, as one that frees little tells the books little.
+//
 // Nobody is asked to give something up: who retires memory is told what it may keep, and evicts its own.
 
 #include <atomic>
@@ -22,8 +26,8 @@ public:
     quarantine_share& operator=(const quarantine_share&) = delete;
 
     /// Effects: enters the books. \p wanted: the resource's option, the most it keeps; \p usual: its default. One that
-    /// is set higher than that raises the budget.
-    void open(std::size_t wanted, std::size_t usual) noexcept;
+    /// is set higher than that raises the budget. \p below: resources in the books that it stands on.
+    void open(std::size_t wanted, std::size_t usual, unsigned below) noexcept;
     /// Effects: leaves them.
     void close() noexcept;
 
@@ -37,6 +41,7 @@ public:
 private:
     std::size_t wanted_ = 0;
     std::size_t raise_ = 0;
+    unsigned level_ = 0;
     std::atomic<std::size_t> kept_{0};
     std::atomic<std::size_t> live_{0};
     std::atomic<std::size_t> limit_{0};

@@ -190,16 +190,22 @@ resource_record* find_living(const void* address) noexcept {
 }
 
 // With the lock held.
-bool leads_to_held(const void* from, const void* address) noexcept {
-    // No chain is longer than there are resources, unless it is a circle that `address` is not part of.
+/// Calls \p visit(address, record or null) for \p from and what is below it, until that returns true.
+template <class Visit>
+bool go_down_held(const void* from, Visit&& visit) noexcept {
+    // No chain is longer than there are resources, unless it is a circle.
     for (std::size_t steps = 0; from != nullptr && steps <= living.size; ++steps) {
-        if (from == address) {
+        const resource_record* const r = find_living(from);
+        if (visit(from, r)) {
             return true;
         }
-        const resource_record* const r = find_living(from);
         from = r != nullptr ? r->upstream : nullptr;
     }
     return false;
+}
+
+bool leads_to_held(const void* from, const void* address) noexcept {
+    return go_down_held(from, [&](const void* at, const resource_record*) noexcept { return at == address; });
 }
 
 // With the lock held. True if a living resource has a block or pages here that did not come from below \p gone: the
@@ -395,6 +401,19 @@ void change_upstream(resource_record* r, const void* upstream) noexcept {
 bool leads_to(const void* from, const void* address) noexcept {
     const std::scoped_lock hold(guard);
     return leads_to_held(from, address);
+}
+
+unsigned quarantines_below(const void* from) noexcept {
+    const std::scoped_lock hold(guard);
+    unsigned count = 0;
+    (void)go_down_held(from, [&](const void*, const resource_record* r) noexcept {
+        const bool keeps = r != nullptr && r->owns != nullptr &&
+                           (r->kind == resource_kind::general_purpose || r->kind == resource_kind::canary ||
+                            r->kind == resource_kind::end_of_page);
+        count += keeps ? 1 : 0;
+        return false;
+    });
+    return count;
 }
 
 void leave_behind(const resource_record* r, const remains& what) noexcept {

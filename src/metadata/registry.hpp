@@ -139,6 +139,9 @@ void change_upstream(resource_record* r, const void* upstream) noexcept;
 /// resources of this library are known to have upstreams.
 [[nodiscard]] bool leads_to(const void* from, const void* address) noexcept;
 
+/// Returns: how many are on that way that keep freed memory within the budget of the process.
+[[nodiscard]] unsigned quarantines_below(const void* from) noexcept;
+
 /// One resource of a chain: a copy. `name` and `type` are those of resource_ref.
 struct chain_link {
     resource_ref resource;  ///< id 0: none of this library's; only the address is known

@@ -111,7 +111,8 @@ canary_core* canary_core::make(std::pmr::memory_resource* upstream, const canary
             throw std::bad_alloc();
         }
         core->watched = os::under_valgrind() || os::under_asan();
-        core->quarantine.open(core->memory, o.quarantine_bytes, o.quarantine_blocks, core->held);
+        core->quarantine.open(core->memory, o.quarantine_bytes, o.quarantine_blocks, core->held,
+                              metadata::quarantines_below(upstream));
     }
     core->self =
         metadata::register_resource(metadata::resource_kind::canary, type_name, o.name, owner, upstream, core, born,

@@ -49,13 +49,13 @@ private:
 class canary_quarantine {
 public:
     /// Preconditions: \p memory outlives it.
-    /// \p held counts the bytes that the resource has of its upstream.
+    /// \p held counts the bytes that the resource has of its upstream; \p below: see quarantine_share.
     void open(metadata::arena& memory, std::size_t limit_bytes, std::size_t limit_blocks,
-              const std::atomic<std::size_t>& held) noexcept {
+              const std::atomic<std::size_t>& held, unsigned below) noexcept {
         memory_ = &memory;
         held_ = &held;
         limit_ = limit_bytes;
-        share_.open(limit_bytes, canary_options().quarantine_bytes);
+        share_.open(limit_bytes, canary_options().quarantine_bytes, below);
         allowed_ = share_.limit();
         limit_blocks_ = limit_blocks != 0 ? limit_blocks : SIZE_MAX;
     }

@@ -48,7 +48,7 @@ fence_core* fence_core::make(std::pmr::memory_resource* upstream, const end_of_p
     // The registry knows the type, so no run-time type information is asked of users' resources.
     const metadata::resource_record* const below = upstream != nullptr ? metadata::find_resource(upstream) : nullptr;
     const bool guarded = upstream == nullptr || (below != nullptr && below->kind == metadata::resource_kind::page);
-    core->share.open(o.quarantine_bytes, end_of_page_options().quarantine_bytes);
+    core->share.open(o.quarantine_bytes, end_of_page_options().quarantine_bytes, metadata::quarantines_below(upstream));
     core->trapping = guarded && p.dead != dead_unit::keep;
     core->at_once = core->trapping && p.dead == dead_unit::trap_at_once;
     core->reuses = guarded && p.freed != reuse::never && p.dead != dead_unit::trap_at_once && !o.trap_freed.on();

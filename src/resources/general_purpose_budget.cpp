@@ -176,24 +176,25 @@ void close_unit(general_purpose_core& core, unit& u) noexcept {
 }
 
 void trim_listed(general_purpose_core& core, unit& u) noexcept {
-    if (!core.discards || core.closed_bytes <= core.share.limit()) {
-        return;
-    }
-    const live_totals now = sum_caches(core);
-    const std::size_t kept = kept_freed(core, now);
-    if (kept <= core.share.settle(kept, static_cast<std::size_t>(now.bytes()))) {
+    if (core.trim_wanted == 0) {
         return;
     }
     // Slots of a listed unit only become free: where their number is the same, they are.
     if (const std::uint32_t free = free_slots(u); free != u.futile_at) {
         u.futile_at = free;
-        core.closed_bytes -= give_pages_back(core, u, free_pages(core, u));
+        const std::size_t given = give_pages_back(core, u, free_pages(core, u));
+        core.closed_bytes -= given;
+        core.trim_wanted -= std::min(core.trim_wanted, given);
     }
 }
 
-void trim_lists(general_purpose_core& core, unsigned most) noexcept {
+void trim_lists(general_purpose_core& core, std::size_t passed, unsigned most) noexcept {
+    core.unsettled += passed;
+    if (core.unsettled >= settle_step) {
+        settle_quarantine(core);
+    }
     unsigned classes = 0;
-    for (unsigned seen = 0; seen < most && core.closed_bytes > core.share.limit();) {
+    for (unsigned seen = 0; seen < most && core.trim_wanted != 0;) {
         if (unit* const u = core.trim_next; u != nullptr) {
             core.trim_next = u->line_after;
             trim_listed(core, *u);
@@ -237,8 +238,10 @@ std::size_t kept_freed(const general_purpose_core& core, const live_totals& now)
 
 void settle_quarantine(general_purpose_core& core) noexcept {
     const live_totals now = sum_caches(core);
-    core.share.settle(core.untrapped_bytes + kept_freed(core, now), now.bytes());
+    const std::size_t kept = core.untrapped_bytes + kept_freed(core, now);
+    const std::size_t limit = core.share.settle(kept, now.bytes());
     core.unsettled = 0;
+    core.trim_wanted = core.discards && core.rules.freed == reuse::immediate && kept > limit ? kept - limit : 0;
 }
 
 void few_left(general_purpose_core& core, std::uintptr_t address) noexcept {

@@ -190,6 +190,7 @@ struct unit : metadata::address_range {
     // Slots that are handed out again: [next, prepared) are those that are ready, the owner looks for more from `scan`
     // on, and `unfreed` counts one more while the unit is attached, so that it stays.
     std::atomic<bool> again{false};  ///< once true, all slots may have been used
+    bool brings_back = false;        ///< …those in pages that were given back as well
     std::uint32_t scan = 0;
     std::atomic<slot_history*> history{nullptr};  ///< a slot each; set under the lock, before the first is used again
     // Dead pages in a unit that lives. Written by whoever borrows it, or has it attached.
@@ -252,6 +253,13 @@ struct unit : metadata::address_range {
         const std::uint64_t taken = i / 64 == taken_word ? taken_bits : 0;
         return (((free_bits[i / 64].load(std::memory_order_relaxed) | taken) >> (i % 64)) & 1) != 0;
     }
+    /// reuse::immediate: whether the free of the slot at \p address is one of those after which somebody looks at what
+    /// could be given back. Spread at random over the unit's slots, as any of them may live on.
+    [[nodiscard]] bool is_looked_after(std::uintptr_t address) const noexcept {
+        const std::uint64_t random = (address * 0x9E3779B97F4A7C15U) >> 32;
+        return (random * capacity) >> 32 < looks_after_frees;
+    }
+    static constexpr std::uint32_t looks_after_frees = 4;  ///< in a unit all of whose slots are freed, about
     [[nodiscard]] bool trapped() const noexcept { return trap != os::guard_tier::none; }
     [[nodiscard]] std::size_t slot_bytes() const noexcept { return large ? base + size - first : slot_size; }
     [[nodiscard]] std::uintptr_t end() const noexcept { return base + size; }
@@ -416,7 +424,8 @@ struct general_purpose_core {
     unit* trim_next = nullptr;        ///< reuse::immediate: in the line of that class; null: at its end
     std::atomic<std::uint64_t> reused_slots{0};
     metadata::quarantine_share share;
-    std::size_t unsettled = 0;    ///< bytes retired since the share was settled
+    std::size_t unsettled = 0;    ///< bytes retired, or about so many freed, since the share was settled
+    std::size_t trim_wanted = 0;  ///< reuse::immediate: bytes that are too much, as of then
     slab* open_slab = nullptr;    ///< where the next unit is carved
     slab* ready_slabs = nullptr;  ///< to be opened next
     std::size_t warm_count = 0;   ///< of those, slabs with pages; and of slabs that are being moved

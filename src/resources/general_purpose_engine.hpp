@@ -288,7 +288,8 @@ class general_purpose_calls {
             std::atomic<std::uint64_t>& word = u.free_bits[s.index / 64];
             const std::uint64_t bit = std::uint64_t{1} << (s.index % 64);
             const std::uint64_t before = word.fetch_or(bit);  // seq_cst: pairs with the owner's detach in refill()
-            if (!u.attached.load() && (!u.listed.load() || (before | bit) == u.full_word(s.index / 64))) [[unlikely]] {
+            if (!u.attached.load() && (!u.listed.load() || (before | bit) == u.full_word(s.index / 64) ||
+                                       u.is_looked_after(slot))) [[unlikely]] {
                 relist(core, slot);
             }
         } else if (shared ? u.unfreed.down() : u.unfreed.down_alone()) [[unlikely]] {

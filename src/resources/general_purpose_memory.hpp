@@ -164,12 +164,16 @@ void close_unit(general_purpose_core& core, unit& u) noexcept;
 /// Effects: takes the unit out of line, if it stands in one. Lock held.
 void leave_line(general_purpose_core& core, unit& u) noexcept;
 
+/// So many bytes are retired, or freed, before the process's books are told.
+inline constexpr std::size_t settle_step = std::size_t{1} << 18;
+
 /// Effects: reuse::immediate: the listed unit \p u has free slots: gives its dead pages back if more free memory is
 /// kept than may be. Lock held.
 void trim_listed(general_purpose_core& core, unit& u) noexcept;
 
-/// Effects: the same for the next \p most units that are listed, of all classes in turn. Lock held.
-void trim_lists(general_purpose_core& core, unsigned most) noexcept;
+/// Effects: the same for the next \p most units that are listed, of all classes in turn; before, tells the books if
+/// that is due, as about \p passed bytes were freed or are about to be taken. Lock held.
+void trim_lists(general_purpose_core& core, std::size_t passed, unsigned most) noexcept;
 
 /// Effects: reuse::immediate: the unit leaves the list of partly free ones. Lock held.
 void leave_list(general_purpose_core& core, unit& u) noexcept;

@@ -24,6 +24,25 @@ namespace {
     return slot + 1 >= u.capacity ? std::min(u.size, largest_unit) : start_of(u, slot + 1);
 }
 
+/// Slots that lie in \p pages, if only in part.
+[[nodiscard]] std::uint32_t slots_touching(const unit& u, page_set pages) noexcept {
+    std::uint32_t slots = 0;
+    std::uint32_t next = 0;  // not counted yet
+    const std::size_t front = u.first - u.base;
+    for (unsigned i = 0; i < 16; ++i) {
+        if ((pages >> i & 1U) == 0) {
+            continue;
+        }
+        const std::size_t from = std::max(i * unit_page, front) - front;
+        const std::size_t to = std::max((i + 1) * unit_page, front + 1) - front;
+        const auto first = std::min(static_cast<std::uint32_t>(from / u.slot_size), u.capacity - 1);
+        const auto behind = std::min(static_cast<std::uint32_t>((to + u.slot_size - 1) / u.slot_size), u.capacity);
+        slots += behind - std::min(behind, std::max(first, next));
+        next = behind;
+    }
+    return slots;
+}
+
 /// What a page of a unit holds; in what order, and that one part may be missing, is the same in all.
 struct page_parts {
     unsigned char* front = nullptr;  ///< canary, up to `slots`
@@ -101,6 +120,20 @@ page_set all_pages(const unit& u) noexcept {
 std::uint32_t freed_slots(const unit& u) noexcept {
     const std::uint32_t unfreed = u.unfreed.left();
     return unfreed < u.capacity ? u.capacity - unfreed : 0;
+}
+
+std::uint32_t reusable_slots(const general_purpose_core& core, const unit& u) noexcept {
+    const auto pages = static_cast<std::uint32_t>(std::popcount(u.forgotten.load(std::memory_order_relaxed)));
+    const auto lost = pages * static_cast<std::uint32_t>(unit_page / core.record_bytes);
+    const std::uint32_t freed = freed_slots(u);
+    return freed > lost ? freed - lost : 0;
+}
+
+std::uint32_t reusable_in_memory(const general_purpose_core& core, const unit& u) noexcept {
+    const std::uint32_t reusable = reusable_slots(core, u);
+    // Pages that were given back hold freed slots only, so all slots that touch them are.
+    const std::uint32_t gone = slots_touching(u, u.gone.load(std::memory_order_relaxed));
+    return std::min(reusable, freed_slots(u) > gone ? freed_slots(u) - gone : 0);
 }
 
 std::size_t freed_bytes(const unit& u) noexcept {

@@ -28,6 +28,12 @@ static_assert(largest_unit / unit_page == 16);
 /// Freed slots of a unit all of whose slots were handed out.
 [[nodiscard]] std::uint32_t freed_slots(const unit& u) noexcept;
 
+/// Freed slots of such a unit that can be used again.
+[[nodiscard]] std::uint32_t reusable_slots(const general_purpose_core& core, const unit& u) noexcept;
+
+/// Of those, slots that lie in memory which was not given back, or a few less.
+[[nodiscard]] std::uint32_t reusable_in_memory(const general_purpose_core& core, const unit& u) noexcept;
+
 /// Bytes of freed slots that are in memory, or a little less.
 [[nodiscard]] std::size_t freed_bytes(const unit& u) noexcept;
 

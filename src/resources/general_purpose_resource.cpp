@@ -81,7 +81,8 @@ general_purpose_core* make_core(std::pmr::memory_resource* upstream, const gener
     core->trapping = core->over_pages && p.dead != dead_unit::keep && p.freed != reuse::immediate;
     std::construct_at(&core->chosen, o.trap_freed,
                       core->trapping && p.dead == dead_unit::trap_at_once && p.freed == reuse::never);
-    core->share.open(o.quarantine_bytes, general_purpose_options().quarantine_bytes);
+    core->share.open(o.quarantine_bytes, general_purpose_options().quarantine_bytes,
+                     metadata::quarantines_below(upstream));
     core->belted = core->trapping && p.dead == dead_unit::trap && p.freed == reuse::never;
     return core;
 }

@@ -18,8 +18,6 @@ namespace {
 
 /// Slabs kept ready. More dead ones give their memory back.
 constexpr std::size_t most_warm = 16;
-/// So many bytes are retired before the process's books are told.
-constexpr std::size_t settle_step = std::size_t{1} << 18;
 /// Each slab that was moved is a mapping of its own, of which the kernel allows 65 530 by default.
 constexpr std::size_t most_moved = 8'192;
 
@@ -464,6 +462,8 @@ void retire(general_purpose_core& core, unit& u) noexcept {
     u.settle();  // what follows is one change for a fork, which takes the lock
     core.large_bytes -= immediately && u.large ? u.request : 0;
     if (immediately && tier == os::guard_tier::none) {  // large ones only; those chosen to be trapped stay so
+        // Fewer bytes live, so that less may be kept.
+        trim_lists(core, u.size, static_cast<unsigned>(std::min<std::size_t>(u.size / largest_unit + 1, UINT32_MAX)));
         release_now(core, u);
         return;
     }
@@ -496,7 +496,8 @@ void relist(general_purpose_core& core, std::uintptr_t address) noexcept {
     for (std::uint32_t w = 0; w < u->words(); ++w) {
         if (u->free_bits[w].load() != u->full_word(w)) {
             trim_listed(core, *u);
-            trim_lists(core, 2);  // the blocks of earlier units may be freed, and those of this one live on
+            // The blocks of earlier units may be freed, and those of this one live on.
+            trim_lists(core, u->size / unit::looks_after_frees, 2);
             return;
         }
     }

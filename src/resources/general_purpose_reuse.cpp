@@ -17,14 +17,6 @@ constexpr std::uint32_t worthwhile = 8;
 /// Units that are looked at for one that is wanted.
 constexpr unsigned most_tries = 16;
 
-/// Slots that can be used again.
-[[nodiscard]] std::uint32_t reusable_slots(const general_purpose_core& core, const unit& u) noexcept {
-    const auto pages = static_cast<std::uint32_t>(std::popcount(u.forgotten.load(std::memory_order_relaxed)));
-    const auto lost = pages * static_cast<std::uint32_t>(unit_page / core.record_bytes);
-    const std::uint32_t freed = freed_slots(u);
-    return freed > lost ? freed - lost : 0;
-}
-
 bool claim(std::atomic<slot_state>& state) noexcept {
     slot_state expected = slot_state::freed;
     // While it is freeing, nobody else touches the slot, and a double free waits for what it will become.
@@ -63,9 +55,20 @@ bool has_history(general_purpose_core& core, unit& u) noexcept {
     return u.history.load(std::memory_order_relaxed) != nullptr;
 }
 
-/// Effects: takes the oldest unit of class \p cls that is worth it out of its line. Lock held. Returns: it, or null.
+/// Whether so many slots of \p u, one that is closed, are worth it; if so, it is taken out of its line. Lock held.
+bool take(general_purpose_core& core, unit& u, std::uint32_t slots) noexcept {
+    if (slots * worthwhile < u.capacity || !has_history(core, u) || !u.unfreed.up()) {
+        return false;
+    }
+    leave_line(core, u);
+    return true;
+}
+
+/// Effects: takes the oldest unit of class \p cls that is worth it out of its line. One whose pages were given back is
+/// taken only if no other is found: what it takes from the system others have to give. Lock held. Returns: it, or null.
 unit* take_oldest(general_purpose_core& core, unsigned cls) noexcept {
     unit_line& line = core.closed[cls];
+    unit* oldest_gone = nullptr;
     for (unsigned tries = 0; tries < most_tries && line.first != nullptr; ++tries) {
         unit& u = *line.first;
         if (u.damaged) {
@@ -74,10 +77,18 @@ unit* take_oldest(general_purpose_core& core, unsigned cls) noexcept {
         }
         line.remove(u);
         line.push(u);
-        if (reusable_slots(core, u) * worthwhile >= u.capacity && has_history(core, u) && u.unfreed.up()) {
-            leave_line(core, u);
+        if (take(core, u, reusable_in_memory(core, u))) {
+            u.brings_back = false;
             return &u;
         }
+        if (oldest_gone == nullptr && u.gone.load(std::memory_order_relaxed) != 0 &&
+            reusable_slots(core, u) * worthwhile >= u.capacity) {
+            oldest_gone = &u;
+        }
+    }
+    if (oldest_gone != nullptr && take(core, *oldest_gone, reusable_slots(core, *oldest_gone))) {
+        oldest_gone->brings_back = true;
+        return oldest_gone;
     }
     return nullptr;
 }
@@ -101,12 +112,15 @@ bool reopen_closed(general_purpose_core& core, thread_cache& cache, unsigned cls
     bool reopened = false;
     {
         guard_lock hold(core);
-        const std::size_t too_much = core.closed_count != 0 || core.untrapped_bytes != 0 ? excess(core) : 0;
+        std::size_t too_much = core.closed_count != 0 || core.untrapped_bytes != 0 ? excess(core) : 0;
         if (too_much == 0) {
             return false;
         }
         if (unit* const u = take_oldest(core, cls); u != nullptr) {
-            core.reclaimed += freed_bytes(*u);
+            const std::size_t used_again =
+                u->brings_back ? freed_bytes(*u) : std::size_t{reusable_in_memory(core, *u)} * u->slot_size;
+            core.reclaimed += used_again;
+            too_much -= std::min(too_much, used_again);
             u->futile_at = 0;
             u->again.store(true, std::memory_order_release);
             u->scan = 0;
@@ -117,9 +131,8 @@ bool reopen_closed(general_purpose_core& core, thread_cache& cache, unsigned cls
             dead = old != nullptr && detach(core, *old) ? old : nullptr;
             cache.current[cls] = u;
             reopened = true;
-        } else {
-            come_down(core, hold, too_much);
         }
+        come_down(core, hold, too_much);
     }
     if (dead != nullptr) {
         retire(core, *dead);
@@ -153,6 +166,9 @@ readiness ready_more(general_purpose_core& core, unit& u) noexcept {
         bool broken = false;
         while (behind < u.capacity && behind - first < most && !broken) {
             const slot_ref s{&u, behind};
+            if (!u.brings_back && (u.gone.load(std::memory_order_relaxed) & pages_of(u, behind)) != 0) {
+                break;
+            }
             std::atomic<slot_state>& state = s.record(core).state;
             if (state.load(std::memory_order_relaxed) != slot_state::freed || !claim(state)) {
                 break;

@@ -217,7 +217,7 @@ unit* next_partly_free(general_purpose_core& core, thread_cache& cache, unsigned
         }
         detach_partly_free(core, *u);  // listed by a thread that came late
     }
-    trim_lists(core, 64);
+    trim_lists(core, largest_unit, 64);
     return nullptr;
 }
 

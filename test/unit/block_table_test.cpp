@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdint>
+#include <fstream>
 #include <map>
 #include <random>
 #include <thread>
@@ -347,6 +350,48 @@ TEST(block_table, threads_do_not_disturb_each_other) {
     std::size_t live = 0;
     f.table.for_each_live([&](const block_entry&) noexcept { ++live; });
     EXPECT_EQ(live, threads * blocks / 2);
+}
+
+std::size_t resident_bytes() {
+    std::ifstream statm("/proc/self/statm");
+    std::size_t total = 0;
+    std::size_t resident = 0;
+    statm >> total >> resident;
+    return resident * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+TEST(block_table, gives_memory_back_when_most_blocks_are_freed) {
+    constexpr std::size_t mib = std::size_t{1} << 20;
+    constexpr std::uintptr_t step = 32;
+    constexpr std::uintptr_t blocks = 200'000;
+    for (const unsigned shards : {1U, block_table::max_shards}) {
+        fixture f(shards);
+        const std::size_t before = resident_bytes();
+        for (std::uintptr_t i = 1; i <= blocks; ++i) {
+            ASSERT_EQ(f.insert(i * step), outcome::done);
+        }
+        const std::size_t peak = f.memory.used();
+        EXPECT_GE(peak, 16 * mib);
+        EXPECT_LT(resident_bytes(), before + peak + 4 * mib) << shards;  // former tables are gone
+        for (std::uintptr_t i = 1; i <= blocks; ++i) {
+            if (i % 1'000 != 0) {
+                ASSERT_EQ(f.erase(i * step), outcome::done);
+            }
+        }
+        EXPECT_LT(f.memory.used(), mib) << shards;
+        EXPECT_LT(resident_bytes(), before + 6 * mib) << shards;
+        std::size_t live = 0;
+        f.table.for_each_place([&](const block_table::place&) noexcept { ++live; });
+        EXPECT_EQ(live, blocks / 1'000);
+        for (std::uintptr_t i = 1; i <= blocks / 1'000; ++i) {
+            EXPECT_TRUE(f.table.find(at(i * 1'000 * step), f.last) && f.last.live);
+        }
+        for (std::uintptr_t i = 1; i <= blocks; ++i) {  // and it grows again
+            ASSERT_EQ(f.insert(i * step), i % 1'000 != 0 ? outcome::done : outcome::occupied);
+        }
+        EXPECT_EQ(f.table.erase_live(trace_id{7}), blocks);
+        EXPECT_LT(f.memory.used(), mib) << shards;
+    }
 }
 
 }  // namespace

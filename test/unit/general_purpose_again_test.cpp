@@ -95,6 +95,42 @@ TYPED_TEST(general_purpose_again, what_was_freed_goes_back_without_a_further_all
     EXPECT_EQ(errors.count(), 0U);
 }
 
+// Whoever takes freed slots takes those that are in memory first.
+TYPED_TEST(general_purpose_again, what_went_back_does_not_all_return_with_the_next_blocks) {
+    collecting_handler errors;
+    page_resource pages;
+    pmr_debug::basic_general_purpose_resource<TypeParam::rules> heap(
+        &pages, {.handler = &errors, .quarantine_bytes = budget_of<TypeParam>});
+    constexpr std::size_t size = 3'000;
+    constexpr std::size_t each = 20;
+    const std::size_t blocks = TypeParam::rules.protect_metadata ? 300 : 10'000;
+    std::vector<void*> all;
+    for (std::size_t i = 0; i < blocks; ++i) {
+        all.push_back(std::memset(heap.allocate(size), 1, size));
+    }
+    for (std::size_t i = 0; i < blocks; ++i) {
+        if (i % each != 0) {
+            heap.deallocate(all[i], size);
+        }
+    }
+    // A page or two for each block that lives, what may be kept, and what is freed before it is counted again.
+    const std::size_t most = blocks / each * 8'192 + mib + 5 * mib;
+    for (int round = 0; round < 4; ++round) {
+        for (std::size_t i = 0; i < blocks; ++i) {
+            heap.deallocate(std::memset(heap.allocate(size), 2, size), size);
+        }
+        const pmr_debug::statistics s = heap.stats();
+        EXPECT_LT(s.resident_bytes, most) << round;
+        EXPECT_LT(s.quarantined_bytes, 6 * mib) << round;
+    }
+    for (std::size_t i = 0; i < blocks; i += each) {
+        ASSERT_EQ(static_cast<unsigned char*>(all[i])[size - 1], 1);
+        heap.deallocate(all[i], size);
+    }
+    EXPECT_EQ(heap.check(), 0U);
+    EXPECT_EQ(errors.count(), 0U);
+}
+
 /// Fills units of one class, and frees all but each tenth block. Without a budget the rest is used again soon.
 struct used_again {
     collecting_handler errors;

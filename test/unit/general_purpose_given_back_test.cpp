@@ -3,6 +3,7 @@
 
 #include "support/general_purpose.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <memory_resource>
 #include <vector>
@@ -175,6 +176,43 @@ TEST(general_purpose_given_back_at_once, survivors_do_not_keep_the_units_that_we
         heap.deallocate(all[i], size);
     }
     EXPECT_EQ(errors.count(), 0U);
+}
+
+// Survivors that lie so that no word of free bits is ever full, and a limit that falls as blocks are freed.
+template <class Policy>
+struct general_purpose_given_back_as_it_is_freed : ::testing::Test {};
+using immediate_policies = ::testing::Types<with<pmr_debug::release_policy>, with<immediate_policy>>;
+TYPED_TEST_SUITE(general_purpose_given_back_as_it_is_freed, immediate_policies);
+
+TYPED_TEST(general_purpose_given_back_as_it_is_freed, whichever_blocks_live_on) {
+    struct {
+        std::size_t size, each, pages;
+    } const cases[] = {{100, 60, 1}, {3'000, 20, 2}, {7'000, 9, 3}};
+    const std::size_t bytes = TypeParam::rules.free_frames != 0 ? 24 * mib : 80 * mib;
+    for (const auto& c : cases) {
+        collecting_handler errors;
+        page_resource pages;
+        basic_general_purpose_resource<TypeParam::rules> heap(&pages, {.handler = &errors});
+        std::vector<void*> all;
+        for (std::size_t n = 0; n < bytes; n += c.size) {
+            all.push_back(std::memset(heap.allocate(c.size), 1, c.size));
+        }
+        for (std::size_t i = 0; i < all.size(); ++i) {
+            if (i % c.each != 0) {
+                heap.deallocate(all[i], c.size);
+            }
+        }
+        const pmr_debug::statistics s = heap.stats();
+        const std::size_t live = (all.size() + c.each - 1) / c.each;
+        EXPECT_LT(s.quarantine_limit, std::max(16 * mib, 2 * live * c.size) + mib) << c.size;
+        EXPECT_LT(s.resident_bytes, live * c.pages * 4'096 + s.quarantine_limit + 4 * mib) << c.size;
+        for (std::size_t i = 0; i < all.size(); i += c.each) {
+            ASSERT_EQ(static_cast<unsigned char*>(all[i])[c.size - 1], 1);
+            heap.deallocate(all[i], c.size);
+        }
+        EXPECT_EQ(heap.check(), 0U);
+        EXPECT_EQ(errors.count(), 0U);
+    }
 }
 
 // Its record is given up; the block that lives nearby is not what was freed.

@@ -5,8 +5,10 @@
 #include "os/other_tools.hpp"
 
 #include <pmr_debug/canary_resource.hpp>
+#include <pmr_debug/end_of_page_resource.hpp>
 #include <pmr_debug/general_purpose_resource.hpp>
 #include <pmr_debug/page_resource.hpp>
+#include <pmr_debug/tracking_resource.hpp>
 
 #include <gtest/gtest.h>
 
@@ -78,8 +80,8 @@ TEST(quarantine_budget, is_twice_what_lives_within_bounds_and_shared) {
     const std::size_t usual = 128 * mib;
     quarantine_share a;
     quarantine_share b;
-    a.open(usual, usual);
-    b.open(usual, usual);
+    a.open(usual, usual, 0);
+    b.open(usual, usual, 0);
     const std::size_t most = std::min<std::size_t>(quarantine_now().budget, 16 * mib);
     EXPECT_EQ(a.settle(0, 0), most);
     EXPECT_EQ(a.settle(10 * mib, mib), most);
@@ -99,13 +101,53 @@ TEST(quarantine_budget, is_twice_what_lives_within_bounds_and_shared) {
 
 TEST(quarantine_budget, grows_with_what_an_option_asks_for) {
     quarantine_share a;
-    a.open(300 * mib, 128 * mib);
+    a.open(300 * mib, 128 * mib, 0);
     EXPECT_EQ(a.settle(0, 0), std::min(quarantine_now().budget, 300 * mib));
     quarantine_share b;
-    b.open(mib, 128 * mib);
+    b.open(mib, 128 * mib, 0);
     EXPECT_EQ(b.settle(0, 0), mib);
     a.close();
     b.close();
+}
+
+TEST(quarantine_budget, does_not_grow_with_what_stands_on_another_and_is_kept) {
+    const std::size_t usual = 128 * mib;
+    quarantine_share lower;
+    quarantine_share middle;
+    quarantine_share upper;
+    lower.open(usual, usual, 0);
+    middle.open(usual, usual, 1);
+    upper.open(usual, usual, 2);
+    const std::size_t most = std::min(quarantine_now().budget, 16 * mib);
+    lower.settle(0, 60 * mib);
+    middle.settle(20 * mib, 40 * mib);
+    EXPECT_EQ(upper.settle(40 * mib, 0), std::size_t{64} << 10);  // 20 of the lower's 60 MiB are kept by the middle one
+    EXPECT_EQ(quarantine_now().live, 0U);
+    EXPECT_EQ(quarantine_now().budget, most);
+    upper.settle(10 * mib, 30 * mib);
+    EXPECT_EQ(quarantine_now().live, 30 * mib);
+    lower.settle(0, 0);  // it was not told for long
+    EXPECT_EQ(quarantine_now().live, 30 * mib);
+    upper.close();
+    middle.close();
+    lower.close();
+}
+
+TEST(quarantine_budget, is_for_what_lives_in_the_uppermost_of_a_chain) {
+    pmr_debug::page_resource pages;
+    pmr_debug::general_purpose_resource lower(&pages);
+    pmr_debug::tracking_resource between(&lower);
+    pmr_debug::general_purpose_resource upper(&between);
+    pmr_debug::end_of_page_resource fences(&between);
+    pmr_debug::canary_resource canaries(&between);
+    const std::vector<std::pmr::memory_resource*> all{&upper, &fences, &canaries};
+    for (std::pmr::memory_resource* const r : all) {
+        for (int i = 0; i < 20'000; ++i) {
+            r->deallocate(r->allocate(3'000), 3'000);
+        }
+        EXPECT_LE(quarantine_now().live, 2 * mib);
+        EXPECT_LE(quarantine_now().kept, 17 * mib);
+    }
 }
 
 // A sanitizer's own memory takes far more addresses than that.
@@ -117,7 +159,7 @@ TEST(quarantine_budget, is_at_most_a_quarter_of_the_address_space) {
             limit.rlim_cur = limit.rlim_max = 40 * mib;
             quarantine_share a;
             if (::setrlimit(RLIMIT_AS, &limit) == 0) {
-                a.open(128 * mib, 128 * mib);
+                a.open(128 * mib, 128 * mib, 0);
             }
             ::_exit(a.settle(0, 0) == 10 * mib ? 0 : 1);
         },
