@@ -328,6 +328,8 @@ resource_record* register_resource(resource_kind kind, const char* type, std::st
     r->id = ++last_id;
     r->address = address;
     r->upstream = upstream;
+    r->over_another =
+        upstream != nullptr && upstream != std::pmr::new_delete_resource() && find_living(upstream) == nullptr;
     r->core = core;
     r->owns = owns;
     r->visit_live = nullptr;
@@ -783,13 +785,15 @@ bool may_be_stood_on(const resource_record* self) noexcept {
     if (self == nullptr) {
         return false;
     }
+    // Each resource asks at its end, so there is time for one look at each of the others.
+    bool is_upstream = false;
+    bool looks = false;
     const std::scoped_lock hold(guard);
-    for (const resource_record* r = living.last; r != nullptr; r = r->before) {
-        if (r->visit_live != nullptr && may_stand_on(*r, way_from(*r), *self)) {
-            return true;
-        }
+    for (const resource_record* r = living.last; r != nullptr && r->id > self->id; r = r->before) {
+        is_upstream = is_upstream || r->upstream == self->address || r->over_another;
+        looks = looks || r->visit_live != nullptr;
     }
-    return false;
+    return is_upstream && looks;
 }
 
 void tell_above(const resource_record* self, const told_leaks& listed, std::uintptr_t from,

@@ -86,7 +86,8 @@ struct resource_record {
     stats_function stats = nullptr;
     fork_function hold = nullptr;
     resource_kind kind = resource_kind::other;
-    bool unchecked = false;  ///< for one thread at a time, on the caller's word
+    bool unchecked = false;     ///< for one thread at a time, on the caller's word
+    bool over_another = false;  ///< its upstream is none of this library's
     std::atomic<bool> alive{false};
     trace_id born = trace_id::none;
     trace_id died = trace_id::none;
