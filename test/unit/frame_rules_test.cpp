@@ -129,14 +129,15 @@ rule_of_nothing:
 .popsection
 )");
 
-#define LABELS(X)                                                                                                 \
-    X(rule_of_entry)                                                                                              \
-    X(rule_with_frame_pointer_body)                                                                               \
-    X(rule_with_frame_pointer_return)                                                                             \
-    X(rule_with_frame_pointer_after)                                                                              \
-    X(rule_without_frame_pointer_body)                                                                            \
-    X(rule_of_outermost_body) X(rule_of_realigned_body) X(rule_of_expression_body) X(rule_of_other_register_body) \
-        X(rule_of_saved_in_register_body) X(rule_of_lost_frame_pointer_body) X(rule_of_same_value_body)           \
+#define LABELS(X)                                                                                       \
+    X(rule_of_entry)                                                                                    \
+    X(rule_with_frame_pointer_body)                                                                     \
+    X(rule_with_frame_pointer_return)                                                                   \
+    X(rule_with_frame_pointer_after)                                                                    \
+    X(rule_without_frame_pointer_body)                                                                  \
+    X(rule_of_outermost_body)                                                                           \
+    X(rule_of_realigned_body) X(rule_of_expression_body) X(rule_of_other_register_body)                 \
+        X(rule_of_saved_in_register_body) X(rule_of_lost_frame_pointer_body) X(rule_of_same_value_body) \
             X(rule_of_signal_frame) X(rule_too_large_body) X(rule_of_moved_return_address_body) X(rule_of_nothing)
 #define DECLARE(name) extern "C" const char name[];
 LABELS(DECLARE)
@@ -309,7 +310,7 @@ TEST(frame_rules, of_broken_tables_end_somehow_and_read_nothing_else) {
         EXPECT_EQ(compile_rule(copy.source(), copy.moved(address)).bits(), rule_at(label).bits());
     }
     std::mt19937_64 random(7);
-    const std::size_t header = copy.source().header - copy.memory.get();
+    const std::size_t header = static_cast<std::size_t>(copy.source().header - copy.memory.get());
     for (int i = 0; i < 100'000; ++i) {
         // Most of what decides is in the header and at the beginning of the table, which the common entry is.
         std::size_t at[3];
