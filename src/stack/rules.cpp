@@ -317,6 +317,9 @@ bool is_still_loaded(std::uint16_t file, std::uintptr_t address) noexcept {
     w.depth = w.word_count = w.file_count = 0;
     w.repeatable = true;
     w.unverified = false;
+#if !defined(__x86_64__)
+    return false;  // elsewhere a frame's address does not tell its caller's stack pointer
+#endif
     readable stack(frame_pointer, os::this_stack(frame_pointer));
     frame_budget room(budget);
     unsigned most = max_walk;
