@@ -182,6 +182,11 @@ TEST(capture_trace, a_known_chain_needs_no_unwinder) {
     EXPECT_EQ(walks[2], walks[0]);
 }
 
+NOINLINE trace_id call(const std::function<trace_id()>& f) {
+    const trace_id id = f();
+    asm volatile("");
+    return id;
+}
 /// A call through std::function: frames of the standard library between two of the program.
 NOINLINE trace_id through_std(unsigned levels, unsigned frames) {
     if (levels == 0) {
@@ -192,7 +197,7 @@ NOINLINE trace_id through_std(unsigned levels, unsigned frames) {
         asm volatile("");
         return id;
     };
-    const trace_id id = next();
+    const trace_id id = call(next);
     asm volatile("");
     return id;
 }
@@ -208,6 +213,7 @@ TEST(capture_trace, counts_frames_of_the_program) {
         EXPECT_TRUE(view(id).flags.depth_reached);
         EXPECT_TRUE(trace_test::is(frames_of(id)[0], "here"));
     }
+    EXPECT_EQ(view(through_std(100, 64)).frames.size(), 64U) << "the most there may be";
 }
 
 TEST(frame_class, is_told_by_the_mangled_name) {
