@@ -58,7 +58,7 @@ public:
         }
     }
 };
-const first_look looked;
+[[gnu::init_priority(101)]] const first_look looked;  // other static objects may capture
 const guard_pages first_guards(first);
 
 }  // namespace
