@@ -17,57 +17,77 @@ namespace pmr_debug::os {
 
 namespace {
 
-/// A file in memory, for reading. Empty if it cannot be had.
-class mapped_file {
+/// Part of a file in memory, for reading. Empty if it cannot be had. Not all of the file: most of it may be debug
+/// information, and a process may lock what it maps.
+class mapped_part {
 public:
-    explicit mapped_file(const char* path) noexcept {
-        const auto descriptor = static_cast<int>(::syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0));
-        struct stat about {};
-        if (descriptor < 0) {
-            return;
+    mapped_part(int descriptor, std::uint64_t at, std::uint64_t bytes) noexcept {
+        const std::uint64_t before = at % largest_page;
+        void* const p = bytes == 0 ? MAP_FAILED
+                                   : ::mmap(nullptr, static_cast<std::size_t>(before + bytes), PROT_READ, MAP_PRIVATE,
+                                            descriptor, static_cast<off_t>(at - before));
+        if (p != MAP_FAILED) {
+            mapping_ = p;
+            mapped_ = static_cast<std::size_t>(before + bytes);
+            data_ = static_cast<const unsigned char*>(p) + before;
         }
-        if (::fstat(descriptor, &about) == 0 && S_ISREG(about.st_mode) && about.st_size > 0) {
-            void* const p =
-                ::mmap(nullptr, static_cast<std::size_t>(about.st_size), PROT_READ, MAP_PRIVATE, descriptor, 0);
-            if (p != MAP_FAILED) {
-                data_ = static_cast<const unsigned char*>(p);
-                bytes_ = static_cast<std::size_t>(about.st_size);
-            }
-        }
-        ::syscall(SYS_close, descriptor);
     }
-    mapped_file(const mapped_file&) = delete;
-    mapped_file& operator=(const mapped_file&) = delete;
-    ~mapped_file() {
-        if (data_ != nullptr) {
-            ::munmap(const_cast<unsigned char*>(data_), bytes_);
+    mapped_part(const mapped_part&) = delete;
+    mapped_part& operator=(const mapped_part&) = delete;
+    ~mapped_part() {
+        if (mapping_ != nullptr) {
+            ::munmap(mapping_, mapped_);
         }
     }
 
-    /// Returns: false if not all of it is there.
-    template <class T>
-    bool read(std::uint64_t at, T& out) const noexcept {
-        if (at > bytes_ || sizeof out > bytes_ - at) {
-            return false;
+    [[nodiscard]] const unsigned char* data() const noexcept { return data_; }
+
+private:
+    static constexpr std::uint64_t largest_page = std::uint64_t{1} << 16;
+
+    void* mapping_ = nullptr;
+    std::size_t mapped_ = 0;
+    const unsigned char* data_ = nullptr;
+};
+
+class open_file {
+public:
+    explicit open_file(const char* path) noexcept
+        : descriptor_(static_cast<int>(::syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0))) {
+        struct stat about {};
+        if (descriptor_ >= 0 && ::fstat(descriptor_, &about) == 0 && S_ISREG(about.st_mode)) {
+            bytes_ = static_cast<std::uint64_t>(about.st_size);
         }
-        std::memcpy(&out, data_ + at, sizeof out);
-        return true;
     }
+    open_file(const open_file&) = delete;
+    open_file& operator=(const open_file&) = delete;
+    ~open_file() {
+        if (descriptor_ >= 0) {
+            ::syscall(SYS_close, descriptor_);
+        }
+    }
+
+    [[nodiscard]] int descriptor() const noexcept { return descriptor_; }
     [[nodiscard]] bool holds(std::uint64_t at, std::uint64_t bytes) const noexcept {
         return at <= bytes_ && bytes <= bytes_ - at;
     }
-    [[nodiscard]] const unsigned char* at(std::uint64_t offset) const noexcept { return data_ + offset; }
+    /// Returns: false if not all of it is there.
+    template <class T>
+    bool read(std::uint64_t at, T& out) const noexcept {
+        return holds(at, sizeof out) && ::syscall(SYS_pread64, descriptor_, &out, sizeof out, static_cast<long>(at)) ==
+                                            static_cast<long>(sizeof out);
+    }
 
 private:
-    const unsigned char* data_ = nullptr;
-    std::size_t bytes_ = 0;
+    int descriptor_;
+    std::uint64_t bytes_ = 0;
 };
 
 }  // namespace
 
 bool for_each_function(const char* path, void (*visit)(const elf_function&, void*) noexcept, void* context) noexcept {
     const errno_keeper keep;
-    const mapped_file file(path);
+    const open_file file(path);
     ElfW(Ehdr) head;
     if (!file.read(0, head) || std::memcmp(head.e_ident, ELFMAG, SELFMAG) != 0 ||
         head.e_shentsize != sizeof(ElfW(Shdr))) {
@@ -81,17 +101,20 @@ bool for_each_function(const char* path, void (*visit)(const elf_function&, void
         }
         if (symbols.sh_entsize != sizeof(ElfW(Sym)) || !file.holds(symbols.sh_offset, symbols.sh_size) ||
             !file.read(head.e_shoff + symbols.sh_link * sizeof names, names) ||
-            !file.holds(names.sh_offset, names.sh_size) || names.sh_size == 0 ||
-            *file.at(names.sh_offset + names.sh_size - 1) != '\0') {
+            !file.holds(names.sh_offset, names.sh_size)) {
+            return false;
+        }
+        const mapped_part table(file.descriptor(), symbols.sh_offset, symbols.sh_size);
+        const mapped_part text(file.descriptor(), names.sh_offset, names.sh_size);
+        if (table.data() == nullptr || text.data() == nullptr || text.data()[names.sh_size - 1] != '\0') {
             return false;
         }
         for (std::uint64_t n = 0; n < symbols.sh_size / sizeof(ElfW(Sym)); ++n) {
             ElfW(Sym) s;
-            std::memcpy(&s, file.at(symbols.sh_offset + n * sizeof s), sizeof s);
+            std::memcpy(&s, table.data() + n * sizeof s, sizeof s);
             if ((s.st_info & 15U) == STT_FUNC && s.st_shndx != SHN_UNDEF && s.st_size != 0 &&
                 s.st_name < names.sh_size) {
-                visit({s.st_value, s.st_size, reinterpret_cast<const char*>(file.at(names.sh_offset + s.st_name))},
-                      context);
+                visit({s.st_value, s.st_size, reinterpret_cast<const char*>(text.data() + s.st_name)}, context);
             }
         }
         return true;
