@@ -1062,7 +1062,7 @@ TEST_F(temp, chunks_grow) {
 
 // A frame of a game loop that does not fit what the first chunk has left: the same chunk each time, not twice as much.
 TEST_F(temp, rounds_of_a_mark_ask_for_the_same_chunk) {
-    const auto run = [this](auto& arena, tally_upstream& upstream) {
+    const auto run = [](auto& arena, tally_upstream& upstream) {
         static_cast<void>(arena.allocate(100, 8));
         for (int frame = 0; frame < 100; ++frame) {
             const temp_mark m = arena.mark();
