@@ -129,19 +129,24 @@ rule_of_nothing:
 .popsection
 )");
 
-#define LABELS(X)                                                                                                    \
-    X(rule_of_entry)                                                                                                 \
-    X(rule_with_frame_pointer_body)                                                                                  \
-    X(rule_with_frame_pointer_return)                                                                                \
-    X(rule_with_frame_pointer_after)                                                                                 \
-    X(rule_without_frame_pointer_body)                                                                               \
-    X(rule_of_outermost_body)                                                                                        \
-    X(rule_of_realigned_body)                                                                                        \
-    X(rule_of_expression_body) X(rule_of_other_register_body) X(rule_of_saved_in_register_body)                      \
-        X(rule_of_lost_frame_pointer_body) X(rule_of_same_value_body) X(rule_of_signal_frame) X(rule_too_large_body) \
-            X(rule_of_moved_return_address_body) X(rule_of_nothing)
-#define DECLARE(name) extern "C" const char name[];
-LABELS(DECLARE)
+extern "C" {
+extern const char rule_of_entry[];
+extern const char rule_with_frame_pointer_body[];
+extern const char rule_with_frame_pointer_return[];
+extern const char rule_with_frame_pointer_after[];
+extern const char rule_without_frame_pointer_body[];
+extern const char rule_of_outermost_body[];
+extern const char rule_of_realigned_body[];
+extern const char rule_of_expression_body[];
+extern const char rule_of_other_register_body[];
+extern const char rule_of_saved_in_register_body[];
+extern const char rule_of_lost_frame_pointer_body[];
+extern const char rule_of_same_value_body[];
+extern const char rule_of_signal_frame[];
+extern const char rule_too_large_body[];
+extern const char rule_of_moved_return_address_body[];
+extern const char rule_of_nothing[];
+}
 
 namespace {
 
