@@ -100,6 +100,20 @@ std::uint64_t take(std::uint64_t bytes) noexcept {
     return at;
 }
 
+bool same_chain(const depot_entry& e, std::uint32_t hash, const std::uintptr_t* frames, unsigned depth,
+                std::uint8_t ending) noexcept {
+    if (e.hash != hash || e.depth != depth || e.ending != ending) {
+        return false;
+    }
+    const std::uintptr_t* const stored = e.frames();
+    for (unsigned i = 0; i < depth; ++i) {
+        if (stored[i] != frames[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
 // Searches the entries from \p id down to, and without, \p stop.
 std::uint32_t search(std::uint32_t id, std::uint32_t stop, std::uint32_t hash, const std::uintptr_t* frames,
                      unsigned depth, std::uint8_t ending) noexcept {
@@ -131,11 +145,17 @@ const depot_entry* checked_entry(std::uint32_t id) noexcept {
 }  // namespace
 
 std::uint32_t hash_chain(const std::uintptr_t* frames, unsigned depth, std::uint8_t ending) noexcept {
-    std::uint64_t h = hash_start;
+    std::uint64_t h = 0x9E37'79B9'7F4A'7C15;
     for (unsigned i = 0; i < depth; ++i) {
-        h = hash_step(h, frames[i]);
+        h = (h ^ frames[i]) * 0xD6E8'FEB8'6659'FD93;
     }
-    return hash_finish(h, ending);
+    // The high half has taken up every bit below it.
+    return static_cast<std::uint32_t>((h ^ (std::uint64_t{ending} << 56)) * 0x9E37'79B9'7F4A'7C15 >> 32);
+}
+
+std::uint32_t find(std::uint32_t hash, const std::uintptr_t* frames, unsigned depth, std::uint8_t ending) noexcept {
+    // acquire pairs with the release in intern: an id found here has its entry written.
+    return search(detail::bucket_of(hash).load(std::memory_order_acquire), 0, hash, frames, depth, ending);
 }
 
 std::uint32_t intern(std::uint32_t hash, const std::uintptr_t* frames, unsigned depth, std::uint8_t ending) noexcept {

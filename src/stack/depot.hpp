@@ -36,15 +36,7 @@ struct alignas(8) depot_entry {
 };
 static_assert(sizeof(depot_entry) == 12 + 4);
 
-/// Order-sensitive hash of a chain, to be built while walking: start, one step a frame, finish.
-constexpr std::uint64_t hash_start = 0x9E37'79B9'7F4A'7C15;
-[[nodiscard]] constexpr std::uint64_t hash_step(std::uint64_t h, std::uintptr_t frame) noexcept {
-    return (h ^ frame) * 0xD6E8'FEB8'6659'FD93;
-}
-[[nodiscard]] constexpr std::uint32_t hash_finish(std::uint64_t h, std::uint8_t ending) noexcept {
-    // The high half has taken up every bit below it.
-    return static_cast<std::uint32_t>((h ^ (std::uint64_t{ending} << 56)) * 0x9E37'79B9'7F4A'7C15 >> 32);
-}
+/// Order-sensitive hash of a chain.
 [[nodiscard]] std::uint32_t hash_chain(const std::uintptr_t* frames, unsigned depth, std::uint8_t ending) noexcept;
 
 namespace detail {
@@ -79,34 +71,9 @@ inline std::atomic_ref<std::uint32_t> bucket_of(std::uint32_t hash) noexcept {
     return reinterpret_cast<depot_entry*>(detail::state->base.load(std::memory_order_relaxed) + std::uint64_t{id} * 8);
 }
 
-[[nodiscard]] inline bool same_chain(const depot_entry& e, std::uint32_t hash, const std::uintptr_t* frames,
-                                     unsigned depth, std::uint8_t ending) noexcept {
-    if (e.hash != hash || e.depth != depth || e.ending != ending) {
-        return false;
-    }
-    const std::uintptr_t* const stored = e.frames();
-    for (unsigned i = 0; i < depth; ++i) {
-        if (stored[i] != frames[i]) {
-            return false;
-        }
-    }
-    return true;
-}
-
 /// Returns: the id of the chain, 0 if it is not there. \p hash is its hash. Lock-free.
-[[nodiscard]] inline std::uint32_t find(std::uint32_t hash, const std::uintptr_t* frames, unsigned depth,
-                                        std::uint8_t ending) noexcept {
-    // acquire pairs with the release in intern: an id found here has its entry written.
-    std::uint32_t id = detail::bucket_of(hash).load(std::memory_order_acquire);
-    while (id != 0) {
-        const depot_entry* const e = entry_at(id);
-        if (same_chain(*e, hash, frames, depth, ending)) [[likely]] {
-            return id;
-        }
-        id = e->next;
-    }
-    return 0;
-}
+[[nodiscard]] std::uint32_t find(std::uint32_t hash, const std::uintptr_t* frames, unsigned depth,
+                                 std::uint8_t ending) noexcept;
 
 /// Effects: adds the chain unless it is there. Two threads that add equal chains at once get equal ids.
 /// Returns: its id, 0 if the depot is full. Lock-free.
