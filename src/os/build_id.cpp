@@ -1,13 +1,11 @@
 #include "os/build_id.hpp"
 
+#include "os/open_file.hpp"
 #include "os/quiet.hpp"
 #include "os/safe_copy.hpp"
 
 #include <elf.h>
-#include <fcntl.h>
 #include <link.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <cstddef>
 #include <cstring>
@@ -82,18 +80,12 @@ std::uint64_t loaded_build_id(std::uintptr_t low, std::uintptr_t high) noexcept 
 
 std::uint64_t file_build_id(const char* path) noexcept {
     const errno_keeper keep;
-    const auto descriptor = static_cast<int>(::syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0));
-    if (descriptor < 0) {
-        return 0;
-    }
-    const auto read = [=](std::uintptr_t offset, void* to, std::size_t bytes) noexcept {
-        return ::syscall(SYS_pread64, descriptor, to, bytes, static_cast<long>(offset)) == static_cast<long>(bytes);
-    };
+    const open_file file(path);
     std::uint64_t id = 0;
-    const std::uintptr_t at = find(false, read);
-    const bool found = at != 0 && read(at, &id, sizeof id);
-    ::syscall(SYS_close, descriptor);
-    return found ? id : 0;
+    const std::uintptr_t at = find(false, [&file](std::uintptr_t offset, void* to, std::size_t bytes) noexcept {
+        return file.read(offset, to, bytes);
+    });
+    return at != 0 && file.read(at, id) ? id : 0;
 }
 
 }  // namespace pmr_debug::os

@@ -1,14 +1,11 @@
 #include "os/elf_functions.hpp"
 
+#include "os/open_file.hpp"
 #include "os/quiet.hpp"
 
 #include <elf.h>
-#include <fcntl.h>
 #include <link.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <cstddef>
 #include <cstring>
@@ -48,39 +45,6 @@ private:
     void* mapping_ = nullptr;
     std::size_t mapped_ = 0;
     const unsigned char* data_ = nullptr;
-};
-
-class open_file {
-public:
-    explicit open_file(const char* path) noexcept
-        : descriptor_(static_cast<int>(::syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0))) {
-        struct stat about {};
-        if (descriptor_ >= 0 && ::fstat(descriptor_, &about) == 0 && S_ISREG(about.st_mode)) {
-            bytes_ = static_cast<std::uint64_t>(about.st_size);
-        }
-    }
-    open_file(const open_file&) = delete;
-    open_file& operator=(const open_file&) = delete;
-    ~open_file() {
-        if (descriptor_ >= 0) {
-            ::syscall(SYS_close, descriptor_);
-        }
-    }
-
-    [[nodiscard]] int descriptor() const noexcept { return descriptor_; }
-    [[nodiscard]] bool holds(std::uint64_t at, std::uint64_t bytes) const noexcept {
-        return at <= bytes_ && bytes <= bytes_ - at;
-    }
-    /// Returns: false if not all of it is there.
-    template <class T>
-    bool read(std::uint64_t at, T& out) const noexcept {
-        return holds(at, sizeof out) && ::syscall(SYS_pread64, descriptor_, &out, sizeof out, static_cast<long>(at)) ==
-                                            static_cast<long>(sizeof out);
-    }
-
-private:
-    int descriptor_;
-    std::uint64_t bytes_ = 0;
 };
 
 }  // namespace

@@ -3,7 +3,6 @@
 // The functions of an ELF file on disk, floor 0.
 
 #include <cstdint>
-#include <span>
 
 namespace pmr_debug::os {
 
@@ -15,7 +14,7 @@ struct elf_function {
 };
 
 /// Calls \p visit(function, context) for each function in the symbol table of the file at \p path, in no order. Maps
-/// the file for as long. Takes no lock, allocates nothing; safe in a signal handler. Time: linear in the symbols.
+/// the table for as long. Takes no lock, allocates nothing; safe in a signal handler. Time: linear in the symbols.
 /// Returns: false if it has no symbol table but the dynamic one, or cannot be read.
 bool for_each_function(const char* path, void (*visit)(const elf_function&, void*) noexcept, void* context) noexcept;
 

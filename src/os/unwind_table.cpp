@@ -7,7 +7,6 @@
 #include <sys/auxv.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
 
 namespace pmr_debug::os {
