@@ -13,7 +13,7 @@ namespace pmr_debug::stack {
 /// capture(), the whole of it.
 [[nodiscard]] trace_id capture_walking(unsigned frames, std::uintptr_t frame_pointer) noexcept;
 
-/// Effects: captures the calling thread's stack, at most \p frames deep (clamped to `max_frames`), and interns it. The
+/// Effects: captures the calling thread's stack as capture_trace() does, and interns it. The
 ///   trace begins with the return address of the function whose frame address is \p frame_pointer, which must be a
 ///   caller of this function, or the function that ends with this call.
 /// Returns: as capture_trace().

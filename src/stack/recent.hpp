@@ -8,6 +8,7 @@
 // former one rested on still holds the same, it would find the same frames again: exactly, not probably. These loads do
 // not depend on each other. That holds whatever stack it is: on another one the walk starts at another frame.
 
+#include "stack/loaded_files.hpp"
 #include "stack/rules.hpp"
 
 #include <pmr_debug/stack_trace.hpp>

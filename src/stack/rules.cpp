@@ -1,19 +1,16 @@
 #include "stack/rules.hpp"
 
-#include "os/build_id.hpp"
 #include "os/guarded.hpp"
 #include "os/stack_bounds.hpp"
 #include "os/start_code.hpp"
-#include "os/thread.hpp"
 #include "os/unwind_table.hpp"
 #include "stack/cfi.hpp"
 #include "stack/frame_class.hpp"
-#include "stack/modules.hpp"
+#include "stack/loaded_files.hpp"
 
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
-#include <cstring>
 #include <iterator>
 
 namespace pmr_debug::stack {
@@ -24,80 +21,9 @@ using kind = frame_rule::kind;
 
 constexpr std::uintptr_t smallest_page = 4096;
 
-// ---- Files that may be unloaded -------------------------------------------------------------------------------------
-
-/// A file that was loaded while the program ran, and what tells it from another one in its place. Its number is in the
-/// rules of its code. Numbers are not used again, so that a rule means the same forever; 0 stands for all code that
-/// stays.
-struct loaded_file {
-    os::unwind_table table;
-    std::uint64_t functions[4];  ///< of the table: their number, the first ones
-    std::uintptr_t build_id_at;  ///< 0: it has none
-    std::uint64_t build_id;      ///< the first 8 bytes
-    std::uintptr_t base;
-    const char* path;
-    std::atomic<bool> ready{false};
-};
+/// A rule's word has its frame's class as well, and the number of its file.
 constexpr unsigned class_bits = 2;
-constexpr unsigned most_files = 1U << (frame_rule::free_bits - class_bits);
-
-struct file_list {
-    loaded_file all[most_files];
-    std::atomic<unsigned> used{1};
-};
-constinit os::guarded<file_list> files;
-const os::guard_pages files_guards(files);
-
-std::uint64_t word_at(std::uintptr_t address) noexcept {
-    std::uint64_t word;
-    std::memcpy(&word, reinterpret_cast<const void*>(address), sizeof word);
-    return word;
-}
-
-void read_functions(const os::unwind_table& t, std::uint64_t (&out)[4]) noexcept {
-    const auto header = reinterpret_cast<std::uintptr_t>(t.header);
-    for (std::uint64_t& word : out) {
-        const std::uintptr_t at = header + static_cast<std::uintptr_t>(&word - out) * sizeof word;
-        word = at + sizeof word <= t.high ? word_at(at) : 0;
-    }
-}
-
-bool is_same(const loaded_file& f, const os::unwind_table& now) noexcept {
-    if (!f.ready.load(std::memory_order_acquire) || f.table != now) {
-        return false;
-    }
-    std::uint64_t functions[4];
-    read_functions(now, functions);
-    return std::equal(functions, functions + 4, f.functions) &&
-           (f.build_id_at == 0 || word_at(f.build_id_at) == f.build_id);
-}
-
-/// Returns: the number of the file of \p t; 0 if there are too many.
-unsigned number_of(const os::unwind_table& t, std::uintptr_t address) noexcept {
-    const unsigned used = std::min(files->used.load(std::memory_order_acquire), most_files);
-    for (unsigned i = used; i-- > 1;) {
-        if (is_same(files->all[i], t)) {
-            return i;
-        }
-    }
-    if (used == most_files) {
-        return 0;
-    }
-    const unsigned mine = files->used.fetch_add(1, std::memory_order_acq_rel);
-    if (mine >= most_files) {
-        return 0;
-    }
-    loaded_file& f = files->all[mine];
-    f.table = t;
-    read_functions(t, f.functions);
-    f.build_id_at = os::find_build_id(t.low, t.high);
-    f.build_id = f.build_id_at != 0 ? word_at(f.build_id_at) : 0;
-    const module m = find_module(address);
-    f.base = m.base;
-    f.path = m.path;
-    f.ready.store(true, std::memory_order_release);
-    return mine;
-}
+static_assert(most_loaded_files == 1U << (frame_rule::free_bits - class_bits));
 
 // ---- Code that is taken to keep frame pointers ---------------------------------------------------------------------
 
@@ -179,7 +105,7 @@ struct found_rule {
         return f;
     }
     if (!stays) {
-        f.file = number_of(t, address);
+        f.file = number_of_file(t, address);
         f.repeatable = f.file != 0;
     }
     f.whose = class_of(t, address);
@@ -208,8 +134,7 @@ struct found_rule {
     return {frame_rule(bits), file, static_cast<frame_class>(bits >> frame_rule::free_bits_at & classes)};
 }
 
-// ---- What a trace has room for
-// ---------------------------------------------------------------------------------------
+// ---- What a trace has room for --------------------------------------------------------------------------------------
 
 /// Counts frames of the program until there are as many as asked for.
 class frame_budget {
@@ -299,18 +224,6 @@ unsigned frames_within(const std::uintptr_t* frames, unsigned depth, unsigned bu
     return depth + 1;
 }
 
-loaded_file_info file_info(std::uint16_t file) noexcept {
-    if (file == 0 || file >= most_files || !files->all[file].ready.load(std::memory_order_acquire)) {
-        return {};
-    }
-    const loaded_file& f = files->all[file];
-    return {f.table.low, f.table.high, f.base, f.path};
-}
-
-bool is_still_loaded(std::uint16_t file, std::uintptr_t address) noexcept {
-    return is_same(files->all[file], os::find_unwind_table(address));
-}
-
 // It reads words of other functions' frames, which the sanitizers would take for errors.
 [[gnu::no_sanitize_address, gnu::no_sanitize_thread]] bool walk_by_rules(std::uintptr_t frame_pointer, unsigned budget,
                                                                          rule_walk& w) noexcept {
@@ -346,7 +259,7 @@ bool is_still_loaded(std::uint16_t file, std::uintptr_t address) noexcept {
         }
         const found_rule found = rule_of(address - 1);
         const frame_rule rule = found.rule;
-        w.repeatable = w.repeatable && found.repeatable && !found.unverified;
+        w.repeatable = w.repeatable && found.repeatable;
         w.unverified = w.unverified || found.unverified;
         note_file(w, found.file, address - 1);
         if (w.kept > max_walk && room.spend(found.whose, w.depth)) {

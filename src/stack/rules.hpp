@@ -42,18 +42,6 @@ struct rule_walk : walk {
 /// Returns: how many of the \p depth frames at \p frames are within \p budget; more than \p depth if all are.
 [[nodiscard]] unsigned frames_within(const std::uintptr_t* frames, unsigned depth, unsigned budget) noexcept;
 
-/// A file that was loaded while the program ran.
-struct loaded_file_info {
-    std::uintptr_t low = 0;  ///< where it was: [low, high)
-    std::uintptr_t high = 0;
-    std::uintptr_t base = 0;  ///< what to take off an address to get the one in the file
-    const char* path = "";    ///< stays valid
-};
-[[nodiscard]] loaded_file_info file_info(std::uint16_t file) noexcept;
-
-/// True if file \p file, of a walk, is still what is loaded at \p address.
-[[nodiscard]] bool is_still_loaded(std::uint16_t file, std::uintptr_t address) noexcept;
-
 /// As trace_by_frame_pointers() and forget_frame_pointers().
 bool add_frame_pointer_code(std::uintptr_t begin, std::uintptr_t end) noexcept;
 void drop_frame_pointer_code(std::uintptr_t begin) noexcept;

@@ -6,9 +6,9 @@
 #include "os/quiet.hpp"
 #include "os/thread.hpp"
 #include "stack/depot.hpp"
+#include "stack/loaded_files.hpp"
 #include "stack/modules.hpp"
 #include "stack/names.hpp"
-#include "stack/rules.hpp"
 
 #include <link.h>
 #include <unistd.h>
@@ -106,12 +106,24 @@ const char* exported_name(const module& where, std::uintptr_t pc) noexcept {
     return os::exported_function(where.code, pc, name) ? name : nullptr;
 }
 
+/// True if the file at the path of \p m is not the one that is loaded, as far as build ids tell: it was built anew, or
+/// the path is relative and the folder another one by now.
+bool is_changed(const module& m) noexcept {
+    if (m.identity == 0 || m.path[0] == '\0') {
+        return false;
+    }
+    const std::uint64_t loaded = os::loaded_build_id(m.code.start, m.code.end);
+    const std::uint64_t on_disk = loaded != 0 ? os::file_build_id(m.path) : 0;
+    return on_disk != 0 && on_disk != loaded;
+}
+
 #if defined(PMR_DEBUG_HAVE_LIBBACKTRACE) && PMR_DEBUG_HAVE_LIBBACKTRACE
 
 /// libbacktrace's tables, one set a module. Left to itself it reads all modules' debug information at first use, which
 /// takes some 80 ms where that of the C library is installed; most traces need that of the program only.
 struct module_tables {
     module where;
+    bool changed = false;  ///< the file is another one by now: there is no state
     backtrace_state* state = nullptr;
 };
 
@@ -134,24 +146,30 @@ constexpr auto& shown = every_table->shown;
 
 void ignore_error(void*, const char*, int) {}
 
-backtrace_state* state_of(const module& where) noexcept {
+/// Returns: the tables of \p where; null if there are none. What they were read from is known to be its file: it is
+/// looked at once, before.
+const module_tables* tables_of(const module& where) noexcept {
     for (int i = 0; i < tables_made; ++i) {
         // Where a module was unloaded, another may be in its place, or a newer one of the same name.
         if (tables[i].where.identity == where.identity) {
             shown = where;
-            return tables[i].state;
+            return &tables[i];
         }
     }
     if (tables_made == most_tables || (where.path[0] == '\0' && !where.executable)) {
         return nullptr;
     }
-    constexpr int one_thread_at_a_time = 0;
-    shown = where;
-    tables[tables_made] = {where, backtrace_create_state(where.executable ? nullptr : where.path, one_thread_at_a_time,
-                                                         ignore_error, nullptr)};
+    module_tables& fresh = tables[tables_made];
+    fresh = {where, is_changed(where)};
+    if (!fresh.changed) {
+        constexpr int one_thread_at_a_time = 0;
+        shown = where;
+        fresh.state = backtrace_create_state(where.executable ? nullptr : where.path, one_thread_at_a_time,
+                                             ignore_error, nullptr);
+        units_ordered = false;
+    }
     ++tables_made;
-    units_ordered = false;
-    return tables[tables_made - 1].state;
+    return &fresh;
 }
 
 // libbacktrace joins a unit's neighbouring address ranges to one, and for an address looks only at those ranges that
@@ -225,9 +243,11 @@ const char* symbol_name(const module& where, backtrace_state* state, std::uintpt
     return name != nullptr ? name : exported_name(where, pc);
 }
 
-void emit_frames(const emitter& emit, std::uintptr_t pc) noexcept {
+void emit_frames(emitter emit, std::uintptr_t pc) noexcept {
+    const module_tables* const known = tables_of(emit.where);
+    backtrace_state* const state = known != nullptr ? known->state : nullptr;
+    emit.changed = known != nullptr ? known->changed : is_changed(emit.where);
     source_frames s{emit};
-    backtrace_state* const state = emit.changed ? nullptr : state_of(emit.where);
     if (state != nullptr) {
         backtrace_pcinfo(state, pc, take_source_frame, ignore_error, &s);
     }
@@ -239,38 +259,20 @@ void emit_frames(const emitter& emit, std::uintptr_t pc) noexcept {
 
 #else
 
-void emit_frames(const emitter& emit, std::uintptr_t pc) noexcept {
+void emit_frames(emitter emit, std::uintptr_t pc) noexcept {
+    emit.changed = is_changed(emit.where);
     emit(exported_name(emit.where, pc), nullptr, 0, false);
 }
 
 #endif
 
-/// True if the file at the path of \p m is not the one that is loaded, as far as build ids tell: it was built anew, or
-/// the path is relative and the folder another one by now.
-bool is_changed(const module& m) noexcept {
-    struct answer {
-        std::uint64_t identity;
-        bool changed;
-    };
-    static constinit answer last{};  // whoever is here has the turn
-    if (m.identity == 0 || m.path[0] == '\0') {
-        return false;
-    }
-    if (last.identity != m.identity) {
-        const std::uint64_t loaded = os::loaded_build_id(m.code.start, m.code.end);
-        const std::uint64_t on_disk = loaded != 0 ? os::file_build_id(m.path) : 0;
-        last = {m.identity, on_disk != 0 && on_disk != loaded};
-    }
-    return last.changed;
-}
-
-/// Returns: the one of \p files that \p address belongs to, if it is not there any more.
-loaded_file_info unloaded_file(std::uint64_t files, std::uintptr_t address) noexcept {
+/// Returns: the one of \p files that the code at \p pc belongs to, if it is not there any more.
+loaded_file_info unloaded_file(std::uint64_t files, std::uintptr_t pc) noexcept {
     for (; files != 0; files >>= 16U) {
         const auto number = static_cast<std::uint16_t>(files);
         const loaded_file_info f = file_info(number);
-        if (f.low < address && address <= f.high) {
-            return is_still_loaded(number, address - 1) ? loaded_file_info{} : f;
+        if (f.low <= pc && pc < f.high) {
+            return is_still_loaded(number, pc) ? loaded_file_info{} : f;
         }
     }
     return {};
@@ -310,31 +312,21 @@ void resolve(trace_id id, frame_visitor visitor, void* context) noexcept {
     const os::errno_keeper keep;
     const os::no_cancellation undisturbed;  // files of debug information are opened and read
     const stack::turn mine;
-    if (!mine.granted()) {
-        for (const std::uintptr_t address : trace.frames) {
-            const stack::module where = stack::find_module(address - 1);
-            resolved_frame f;
-            f.address = address;
-            f.module = where.path;
-            f.module_offset = address - where.base;
-            visitor(f, context);
-        }
-        return;
-    }
     for (const std::uintptr_t address : trace.frames) {
-        if (const stack::loaded_file_info gone = stack::unloaded_file(files, address); gone.low != 0) {
-            resolved_frame f;
-            f.address = address;
-            f.module = gone.path;
-            f.module_offset = address - gone.base;
-            f.unloaded = true;
-            visitor(f, context);
-            continue;
-        }
         // A return address is where the call's next instruction is; the call itself lies before.
         const std::uintptr_t pc = address - 1;
-        const stack::module where = stack::find_module(pc);
-        stack::emit_frames({visitor, context, address, where, stack::is_changed(where)}, pc);
+        const stack::loaded_file_info gone = stack::unloaded_file(files, pc);
+        const stack::module where = gone.low != 0 ? stack::module{} : stack::find_module(pc);
+        if (gone.low == 0 && mine.granted()) {
+            stack::emit_frames({visitor, context, address, where}, pc);
+            continue;
+        }
+        resolved_frame f;
+        f.address = address;
+        f.unloaded = gone.low != 0;
+        f.module = f.unloaded ? gone.path : where.path;
+        f.module_offset = address - (f.unloaded ? gone.base : where.base);
+        visitor(f, context);
     }
 }
 

@@ -132,6 +132,35 @@ TEST(unloaded_traces, name_the_file_that_was_there) {
     }
 }
 
+// Who resolves has the tables, and whoever asks meanwhile gets no names: nor the file that lies there now.
+TEST(unloaded_traces, name_the_file_that_was_there_without_tables_too) {
+    const auto capture_in = [](const char* path) {
+        void* const plugin = ::dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        EXPECT_NE(plugin, nullptr) << ::dlerror();
+        reinterpret_cast<caller>(::dlsym(plugin, "plugin_call"))(capture_in_plugin);
+        return plugin;
+    };
+    ::dlclose(capture_in(PLUGIN_SMALL));
+    struct inner {
+        trace_id gone;
+        std::vector<shown_frame> shown;
+    } asked{from_plugin, {}};
+    void* const other = capture_in(PLUGIN_LARGE);
+    resolve(
+        from_plugin,
+        [](const resolved_frame&, void* to) noexcept {
+            auto& a = *static_cast<inner*>(to);
+            a.shown = frames_shown(a.gone);
+        },
+        &asked);
+    ASSERT_GE(asked.shown.size(), 3U);
+    EXPECT_EQ(asked.shown[0].function, "");
+    EXPECT_EQ(asked.shown[1].module, PLUGIN_SMALL);
+    EXPECT_TRUE(asked.shown[1].unloaded);
+    EXPECT_FALSE(asked.shown[0].unloaded);
+    ::dlclose(other);
+}
+
 TEST(unloaded_traces, take_no_names_from_a_file_that_was_built_anew) {
     char folder[] = "/tmp/pluginXXXXXX";
     ASSERT_NE(::mkdtemp(folder), nullptr);
