@@ -83,9 +83,10 @@ struct trap_selection {
 struct policy {
     /// Who may use the resource.
     threading threads = threading::synchronized;
-    /// Frames kept of the allocating call path, 0 (none) to 64.
+    /// Frames of the program kept of the allocating call path, 0 (none) to 64; library code between them is for
+    /// nothing.
     std::uint8_t alloc_frames = 8;
-    /// Frames kept of the freeing call path, 0 (none) to 64.
+    /// The same of the freeing call path.
     std::uint8_t free_frames = 8;
     /// Verify what the caller hands back. Off: no record is kept for a block, so no report about a block is ever made.
     /// general_purpose_resource then still reports a limit that is reached and an upstream that misbehaves.

@@ -60,8 +60,10 @@ struct resolved_frame {
 /// Receives frames from `resolve()`. \p context is what the caller passed.
 using frame_visitor = void (*)(const resolved_frame& frame, void* context) noexcept;
 
-/// Effects: captures the calling thread's stack from the caller of this function outwards, at most \p frames deep
-///   (clamped to `max_frames`), and interns it.
+/// Effects: captures the calling thread's stack from the caller of this function outwards, until it has
+///   \p frames frames of the program (clamped to `max_frames`), and interns it. Frames of the standard library, the C
+///   library and this one are kept, but not counted; where a file has no symbols to tell by, two count as one, and 16
+///   frames are kept at least. More than `max_frames` are never kept.
 /// Returns: its id; `trace_id::none` if \p frames is 0 or the depot is full (counted in `depot_stats()`).
 /// Thread safety: any thread, no lock, no allocation from the program.
 [[nodiscard]] trace_id capture_trace(unsigned frames) noexcept;

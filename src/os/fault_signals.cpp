@@ -210,8 +210,7 @@ const struct sigaction& former_of(int signal) noexcept {
     return former.get();
 }
 
-// ---- other copies of this library
-// ------------------------------------------------------------------------------------
+// ---- other copies of this library -----------------------------------------------------------------------------------
 //
 // A plug-in with a copy of its own may have the handler of before, or the one in front, and meet the same fault. Copies
 // may be of different versions: whatever is changed below needs a new name for the page.
@@ -342,8 +341,7 @@ void restore_actions() noexcept {
     }
 }
 
-// ---- what the thread did
-// ---------------------------------------------------------------------------------------------
+// ---- what the thread did -------------------------------------------------------------------------
 
 fault describe(const occasion& o) noexcept {
     fault f;
@@ -392,8 +390,7 @@ place place_of(const occasion& o) noexcept {
     return {f.where.instruction, f.where.stack_pointer, f.address};
 }
 
-// ---- the page that refused
-// -------------------------------------------------------------------------------------------
+// ---- the page that refused -----------------------------------------------------------------------
 
 std::uintptr_t page_of(const occasion& o) noexcept {
     return reinterpret_cast<std::uintptr_t>(o.info->si_addr) & ~(static_cast<std::uintptr_t>(page_size()) - 1);
@@ -439,8 +436,7 @@ bool is_resolved(const occasion& o) noexcept {
     return can_read(f.address & ~word);
 }
 
-// ---- telling
-// ---------------------------------------------------------------------------------------------------------
+// ---- telling -------------------------------------------------------------------------------------
 
 /// Effects: waits for the thread that has the word, which is to come to its end first. Returns: false if that takes
 /// too long.
@@ -506,8 +502,7 @@ void tell(occasion& o) noexcept {
     end_telling();
 }
 
-// ---- what becomes of the signal
-// --------------------------------------------------------------------------------------
+// ---- what becomes of the signal ------------------------------------------------------------------
 
 /// Effects: the process ends by this signal when the handler returns. The signal waits, blocked, with all that came
 /// with it; the kernel lets it through when it has put the thread back to the instruction, before that is executed. So

@@ -1,4 +1,5 @@
 #include "metadata/block_table.hpp"
+#include "support/general_purpose.hpp"
 
 #include <gtest/gtest.h>
 
@@ -352,18 +353,9 @@ TEST(block_table, threads_do_not_disturb_each_other) {
     EXPECT_EQ(live, threads * blocks / 2);
 }
 
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define SHADOWED 1
-#endif
-#endif
-#if defined(__SANITIZE_THREAD__)
-#define SHADOWED 1
-#endif
-
 /// Of this process; 0 under ThreadSanitizer, whose notes on memory take several times as much.
 std::size_t resident_bytes() {
-#ifdef SHADOWED
+#if TEST_UNDER_TSAN
     return 0;
 #endif
     std::ifstream statm("/proc/self/statm");
